@@ -1,0 +1,60 @@
+"""Res-SqueezeNet for timm and segmentation_models_pytorch.
+
+Importing this package registers `res_squeezenet` with both, as soon as they are imported themselves:
+
+    import rsq_backbone
+    timm.create_model("res_squeezenet", pretrained=True)
+    smp.Unet(encoder_name="res_squeezenet", classes=11)
+"""
+import importlib
+from typing import TYPE_CHECKING, Any, List
+
+from rsq_backbone._import_hooks import when_imported
+
+if TYPE_CHECKING:
+    from rsq_backbone.analysis import Analysis, Layer, analyze
+    from rsq_backbone.classification import Classification, classify
+    from rsq_backbone.images import ImageError, read_image
+    from rsq_backbone.res_squeezenet import ResSqueezeNet
+    from rsq_backbone.smp_encoder import ResSqueezeNetEncoder, register_smp
+
+__version__ = '0.1.0'
+__all__ = [
+    'Analysis', 'Classification', 'ImageError', 'Layer', 'ResSqueezeNet', 'ResSqueezeNetEncoder', 'analyze', 'classify',
+    'read_image', 'register_smp',
+]
+
+_HOME = {
+    'Analysis': 'analysis',
+    'Classification': 'classification',
+    'ImageError': 'images',
+    'Layer': 'analysis',
+    'ResSqueezeNet': 'res_squeezenet',
+    'ResSqueezeNetEncoder': 'smp_encoder',
+    'analyze': 'analysis',
+    'classify': 'classification',
+    'read_image': 'images',
+    'register_smp': 'smp_encoder',
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    return getattr(importlib.import_module(f'{__name__}.{_HOME[name]}'), name)
+
+
+def __dir__() -> List[str]:
+    return sorted([*globals(), *__all__])
+
+
+def _register_timm() -> None:
+    importlib.import_module('rsq_backbone.res_squeezenet')
+
+
+def _register_smp() -> None:
+    importlib.import_module('rsq_backbone.smp_encoder').register_smp()
+
+
+when_imported('timm', _register_timm)
+when_imported('segmentation_models_pytorch', _register_smp)

@@ -1,0 +1,130 @@
+"""Res-SqueezeNet as an encoder in segmentation_models_pytorch's own registry.
+
+`smp.Unet("res_squeezenet")` finds it there. (`smp.Unet("tu-res_squeezenet")` needs nothing of this: it comes by timm.)
+"""
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, Dict, List, Sequence
+
+import huggingface_hub.constants
+import segmentation_models_pytorch as smp
+import torch
+import torch.nn as nn
+from segmentation_models_pytorch.encoders._base import EncoderMixin
+from timm.models import checkpoint_seq
+
+from rsq_backbone.res_squeezenet import ResSqueezeNet, checkpoint_filter_fn, default_cfgs
+
+__all__ = ['ResSqueezeNetEncoder', 'register_smp']
+
+_NAME = 'res_squeezenet'
+_REPO_ID = 'rsq-backbone/res_squeezenet.caffe_in1k'
+# Names this version of the bundled weights: the first 40 digits of the file's SHA-256.
+_REVISION = '53739627d97647763575b163da5640a0022b65d9'
+
+
+class ResSqueezeNetEncoder(ResSqueezeNet, EncoderMixin):
+    """The aligned Res-SqueezeNet as smp asks for it.
+
+    Input (N, C, H, W); returns `depth` + 1 feature maps, the input itself first, then 64, 128, 256, 512, 512 channels
+    at stride 2 .. 32 (no further than `output_stride`).
+
+    Raises:
+        ValueError: for a depth outside 1 .. 5 or an output stride other than 8, 16, 32.
+    """
+
+    def __init__(self, depth: int = 5, output_stride: int = 32, **kwargs: Any) -> None:
+        if not 1 <= depth <= 5:
+            raise ValueError(f'{type(self).__name__} depth should be in range [1, 5], got {depth}.')
+        kwargs = {'geometry': 'aligned', **kwargs}
+        super().__init__(num_classes=0, global_pool='', output_stride=output_stride, **kwargs)
+        self._out_channels = [self.in_chans] + [info['num_chs'] for info in self.feature_info]
+        self._depth = depth
+        self._in_channels = self.in_chans
+        self._output_stride = output_stride
+        self.prune_intermediate_layers([depth - 1])
+
+    def forward(self, x: torch.Tensor) -> List[torch.Tensor]:  # type: ignore[override]
+        features = [x]
+        x = self.stem(x)
+        features.append(x)
+        for stage in self.stages:
+            if self.grad_checkpointing and not torch.jit.is_scripting():
+                x = checkpoint_seq(stage, x)
+            else:
+                x = stage(x)
+            features.append(x)
+        return features
+
+    def get_stages(self) -> Dict[int, Sequence[nn.Module]]:
+        return {2 ** level: [stage] for level, stage in enumerate(self.stages, 2)}
+
+    def make_dilated(self, output_stride: int) -> None:
+        """Only checks: pools cannot be dilated afterwards, so the constructor has done it."""
+        if output_stride not in (8, 16):
+            raise ValueError(f'Output stride should be 16 or 8, got {output_stride}.')
+        if output_stride != self._output_stride:
+            raise ValueError(
+                f'This encoder was built for output stride {self._output_stride}; '
+                f'build it with output_stride={output_stride} instead.')
+
+    def set_in_channels(self, in_channels: int, pretrained: bool = True) -> None:
+        super().set_in_channels(in_channels, pretrained)
+        self.in_chans = in_channels
+
+    def load_state_dict(self, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
+        """As `nn.Module`'s; takes what `checkpoint_filter_fn` takes, and ignores the head and stages beyond `depth`."""
+        own = self.state_dict().keys()
+        complete = checkpoint_filter_fn(state_dict, self)
+        dropped = {k for k in complete if k.startswith('conv10.')}
+        dropped.update(k for k in complete if k.startswith('stages.') and int(k.split('.')[1]) >= len(self.stages))
+        return super().load_state_dict(
+            {k: v for k, v in complete.items() if k in own or k not in dropped}, *args, **kwargs)
+
+
+class _BundledSettings(Dict[str, Dict[str, str]]):
+    """smp's `pretrained_settings`: the moment smp looks a tag up, its files lie where the hub client will look."""
+
+    def __getitem__(self, tag: str) -> Dict[str, str]:
+        settings = super().__getitem__(tag)
+        _place_in_hub_cache(**settings)
+        return settings
+
+
+def _place_in_hub_cache(repo_id: str, revision: str) -> None:
+    """Copy the bundled weights to where huggingface_hub keeps downloads of `repo_id` at `revision`.
+
+    smp takes encoder weights from the hub only, and the hub client takes a file of a pinned revision from its cache
+    without asking the network.
+    """
+    cfg = default_cfgs[_NAME].default
+    snapshot = (
+        Path(huggingface_hub.constants.HF_HUB_CACHE) / f"models--{repo_id.replace('/', '--')}" / 'snapshots' / revision
+    )
+    files = {
+        'config.json': json.dumps(cfg.to_dict(remove_source=True), indent=2).encode(),
+        'model.safetensors': Path(str(cfg.file)).read_bytes(),
+    }
+    try:
+        snapshot.mkdir(parents=True, exist_ok=True)
+        for name, data in files.items():
+            target = snapshot / name
+            if not target.exists() or target.read_bytes() != data:
+                with tempfile.TemporaryDirectory(dir=snapshot) as folder:  # a reader never sees half a file
+                    (Path(folder) / name).write_bytes(data)
+                    os.replace(Path(folder) / name, target)
+    except OSError as e:
+        raise OSError(
+            f'The weights of {_NAME} must be copied to {snapshot} for smp to find them, but: {e}. Set HF_HOME to a '
+            f'folder that can be written, or use encoder_name="tu-{_NAME}", which needs no copy.') from e
+
+
+def register_smp() -> None:
+    """Enter `res_squeezenet` into smp's registry. Importing `rsq_backbone` does this by itself."""
+    smp.encoders.encoders[_NAME] = {
+        'encoder': ResSqueezeNetEncoder,
+        'pretrained_settings': _BundledSettings(imagenet={'repo_id': _REPO_ID, 'revision': _REVISION}),
+        'params': {},
+    }

@@ -1,0 +1,1 @@
+"""The bundled ImageNet start (see README.md beside this file) and the script that made it."""
