@@ -179,7 +179,7 @@ class ResSqueezeNet(nn.Module):
             ('conv1', nn.Conv2d(in_chans, chs, 3, stride=2, padding=1 if geometry == 'aligned' else 0, **dd)),
             ('relu1', nn.ReLU(inplace=True)),
         ]))
-        self.feature_info = [dict(num_chs=chs, reduction=stride, module='stem.relu1')]
+        self.feature_info: List[Dict[str, Any]] = [dict(num_chs=chs, reduction=stride, module='stem.relu1')]
 
         stages: List[nn.Module] = []
         for widths in _FIRE_STAGES:
@@ -217,26 +217,26 @@ class ResSqueezeNet(nn.Module):
                 f'global_pool={global_pool!r} changes the number of channels, but the pooling comes after the '
                 "classifier here; use 'avg', 'max', 'avgmax' or ''.")
         self.num_classes = num_classes
-        self.conv10 = nn.Identity() if num_classes <= 0 else nn.Conv2d(
-            self.num_features, num_classes, 1, device=device, dtype=dtype)
+        self.conv10 = (
+            nn.Conv2d(self.num_features, num_classes, 1, device=device, dtype=dtype) if num_classes > 0
+            else nn.Identity())
         self.relu_conv10 = nn.ReLU(inplace=True) if num_classes > 0 and self.logit_relu else nn.Identity()
         self.global_pool = pool
 
     @torch.jit.ignore
     def init_weights(self) -> None:
         """He initialisation by fan-in, which keeps the scale of activations through a trunk without batch norm."""
-        for name, m in self.named_modules():
+        for m in self.modules():
             if isinstance(m, nn.Conv2d):
-                if name == 'conv10':
-                    self._init_classifier()
-                else:
-                    nn.init.kaiming_normal_(m.weight, mode='fan_in', nonlinearity='relu')
-                    if m.bias is not None:
-                        nn.init.zeros_(m.bias)
+                nn.init.kaiming_normal_(m.weight, mode='fan_in', nonlinearity='relu')
+                if m.bias is not None:
+                    nn.init.zeros_(m.bias)
+        self._init_classifier()
 
     def _init_classifier(self) -> None:
-        nn.init.normal_(self.conv10.weight, std=0.01)  # SqueezeNet's own for its last layer
-        nn.init.zeros_(self.conv10.bias)
+        if isinstance(self.conv10, nn.Conv2d) and self.conv10.bias is not None:
+            nn.init.normal_(self.conv10.weight, std=0.01)  # SqueezeNet's own for its last layer
+            nn.init.zeros_(self.conv10.bias)
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> Dict[str, Any]:
@@ -268,8 +268,7 @@ class ResSqueezeNet(nn.Module):
             global_pool = self.global_pool.pool_type
         weight = next(self.parameters())
         self._set_classifier(num_classes, global_pool, device=weight.device, dtype=weight.dtype)
-        if num_classes > 0:
-            self._init_classifier()
+        self._init_classifier()
         for module in (self.conv10, self.relu_conv10, self.global_pool):
             module.train(self.training)
 
@@ -410,7 +409,8 @@ def checkpoint_filter_fn(state_dict: Dict[str, torch.Tensor], model: nn.Module) 
 
 def _cfg(url: str = '', **kwargs: Any) -> Dict[str, Any]:
     return {
-        'url': url, 'num_classes': 1000, 'input_size': (3, 227, 227), 'pool_size': (7, 7), 'min_input_size': (3, 32, 32),
+        'url': url,
+        'num_classes': 1000, 'input_size': (3, 227, 227), 'min_input_size': (3, 32, 32), 'pool_size': (7, 7),
         'crop_pct': 0.887, 'interpolation': 'bicubic', 'mean': IMAGENET_DEFAULT_MEAN, 'std': IMAGENET_DEFAULT_STD,
         'first_conv': 'stem.conv1', 'classifier': 'conv10',
         'paper_name': 'Modification of SqueezeNet for Devices with Limited Computational Resources',

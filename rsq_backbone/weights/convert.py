@@ -106,8 +106,10 @@ def add_norm_statistics(state_dict: Dict[str, torch.Tensor], photos: Path) -> in
     model.train()
     model.forward_features(batch)
     shortcut = norms['stages.3.res5a.shortcut.bn']
+    assert shortcut.running_mean is not None
+    assert shortcut.running_var is not None
     shortcut.bias.copy_(shortcut.running_mean)
-    shortcut.weight.copy_((shortcut.running_var + shortcut.eps).sqrt())
+    shortcut.weight.copy_(torch.sqrt(shortcut.running_var + shortcut.eps))
     model.forward_features(batch)  # once more, now that res5b sees what res5a will pass on
 
     for name, norm in norms.items():

@@ -1,0 +1,120 @@
+"""The backbone's main job on photographs that scikit-image ships: classes, feature pyramid, segmentation models."""
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Dict, Iterator, List, Tuple
+
+import numpy as np
+import torch
+from PIL import Image
+
+from rsq_backbone.classification import Classification, classify
+from rsq_backbone.errors import UserError
+from rsq_backbone.model_loading import load_model
+
+__all__ = ['PHOTOGRAPHS', 'DemoResult', 'demonstrate', 'draw_pyramid']
+
+# Names in skimage.data; all three are photographs and CC0.
+PHOTOGRAPHS = {'coffee': 'coffee', 'cat': 'cat', 'astronaut': 'astronaut'}
+_LONGEST_SIDE = 512
+_SEGMENTATION_CLASSES = 9
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    photograph: Path
+    classification: Classification
+    pyramid: Path  # picture of the photograph beside one map per level
+    segmentation_input: Tuple[int, ...]  # N, C, H, W
+    segmentation_outputs: Dict[str, Tuple[int, ...]]  # N, classes, H, W by architecture
+
+
+@torch.inference_mode()
+def demonstrate(folder: Path) -> Iterator[DemoResult]:
+    """Work through the photographs one by one, writing pictures to `folder`.
+
+    Raises:
+        UserError: if scikit-image or matplotlib is not installed, or the folder cannot be written.
+    """
+    try:
+        import skimage.data
+    except ImportError:
+        raise UserError('the demo needs scikit-image and matplotlib: pip install "rsq-backbone[demo]"') from None
+    import segmentation_models_pytorch as smp
+
+    classifier = load_model('res_squeezenet', pretrained=True)
+    encoder = load_model('res_squeezenet', pretrained=True, features_only=True)
+    segmenters = {
+        'U-Net': smp.Unet('res_squeezenet', classes=_SEGMENTATION_CLASSES).eval(),
+        'DeepLabV3+': smp.DeepLabV3Plus('res_squeezenet', classes=_SEGMENTATION_CLASSES).eval(),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, loader in PHOTOGRAPHS.items():
+            photograph = Image.fromarray(getattr(skimage.data, loader)())
+            path = folder / f'{name}.png'
+            photograph.save(path)
+            batch = _to_batch(photograph)
+            pyramid = folder / f'{name}-pyramid.png'
+            draw_pyramid(photograph, encoder(batch), pyramid)
+            yield DemoResult(
+                photograph=path,
+                classification=classify([path], classifier)[0],
+                pyramid=pyramid,
+                segmentation_input=tuple(batch.shape),
+                segmentation_outputs={name: tuple(model(batch).shape) for name, model in segmenters.items()},
+            )
+    except OSError as e:
+        raise UserError(f'{folder} cannot be written ({e}); choose another folder with --output.') from e
+
+
+def _to_batch(photograph: Image.Image) -> torch.Tensor:
+    """Scale so that the longest side is 512 and both sides are multiples of 32; normalise for ImageNet weights."""
+    from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+    scale = _LONGEST_SIDE / max(photograph.size)
+    width, height = (max(32, round(side * scale / 32) * 32) for side in photograph.size)
+    pixels = np.asarray(photograph.resize((width, height), Image.Resampling.BICUBIC), dtype=np.float32) / 255
+    mean, std = (np.array(values, dtype=np.float32) for values in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
+    return torch.from_numpy((pixels - mean) / std).permute(2, 0, 1)[None].contiguous()
+
+
+def draw_pyramid(photograph: Image.Image, features: List[torch.Tensor], path: Path) -> None:
+    """Write a picture of the photograph beside one map per level.
+
+    A map shows the three directions in which a level's feature vectors differ most (principal components) as red, green
+    and blue: places of similar colour have similar features.
+
+    Args:
+        photograph: The input.
+        features: Levels of the pyramid, (1, C, H, W) each.
+        path: PNG file to write.
+    """
+    from matplotlib.figure import Figure
+
+    width, height = photograph.size
+    figure = Figure(figsize=(3.1 * 3, 3.3 * 2 * height / width + 0.7), layout='constrained', dpi=110)
+    axes = figure.subplots(2, 3).flat
+    axes[0].imshow(photograph)
+    axes[0].set_title(f'input\n3 x {height} x {width}', fontsize=10)
+    for axis, feature in zip(axes[1:], features, strict=True):
+        axis.imshow(_principal_colours(feature[0]), extent=(0, width, height, 0), interpolation='nearest')
+        channels, rows, columns = feature.shape[1:]
+        stride = round(features[0].shape[-1] * 2 / columns)
+        axis.set_title(f'1/{stride} of the input\n{channels} x {rows} x {columns}', fontsize=10)
+    for axis in figure.axes:
+        axis.set_axis_off()
+    figure.savefig(path)
+
+
+def _principal_colours(feature: torch.Tensor) -> np.ndarray:
+    """Map (C, H, W) to RGB (H, W, 3) in 0 .. 1 by principal components, each stretched over its middle 96 %."""
+    channels, rows, columns = feature.shape
+    vectors = feature.reshape(channels, -1).T
+    vectors = vectors - vectors.mean(0)
+    _, directions = torch.linalg.eigh(vectors.T @ vectors)
+    components = vectors @ directions[:, -3:].flip(1)
+    # An eigenvector's sign is arbitrary; this one makes the same picture on every machine.
+    components = components * torch.where(components.abs().max(0).values == components.max(0).values, 1.0, -1.0)
+    low, high = torch.quantile(components, torch.tensor([0.02, 0.98]), dim=0)
+    colours = ((components - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
+    return colours.reshape(rows, columns, 3).numpy()
