@@ -7,6 +7,7 @@ Importing this package registers `res_squeezenet` with both, as soon as they are
     smp.Unet(encoder_name="res_squeezenet", classes=11)
 """
 import importlib
+from functools import partial
 from typing import TYPE_CHECKING, Any, List
 
 from rsq_backbone._import_hooks import when_imported
@@ -48,13 +49,6 @@ def __dir__() -> List[str]:
     return sorted([*globals(), *__all__])
 
 
-def _register_timm() -> None:
-    importlib.import_module('rsq_backbone.res_squeezenet')
-
-
-def _register_smp() -> None:
-    importlib.import_module('rsq_backbone.smp_encoder').register_smp()
-
-
-when_imported('timm', _register_timm)
-when_imported('segmentation_models_pytorch', _register_smp)
+# Both modules register as they are imported.
+when_imported('timm', partial(importlib.import_module, 'rsq_backbone.res_squeezenet'))
+when_imported('segmentation_models_pytorch', partial(importlib.import_module, 'rsq_backbone.smp_encoder'))

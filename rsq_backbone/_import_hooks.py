@@ -9,7 +9,7 @@ import sys
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Callable, Dict, Optional, Sequence
+from typing import Callable, Dict, Optional, Sequence, Set
 
 __all__ = ['when_imported']
 
@@ -17,9 +17,8 @@ __all__ = ['when_imported']
 class _CallingLoader(Loader):
     """Hand a module to its own loader, then call back; leaves no trace on the module."""
 
-    def __init__(self, loader: Loader, callback: Callable[[], None]) -> None:
+    def __init__(self, loader: Loader) -> None:
         self.loader = loader
-        self.callback = callback
 
     def create_module(self, spec: ModuleSpec) -> Optional[ModuleType]:
         return self.loader.create_module(spec)
@@ -29,31 +28,33 @@ class _CallingLoader(Loader):
         if module.__spec__ is not None:
             module.__spec__.loader = self.loader
         self.loader.exec_module(module)
-        self.callback()
+        _finder.callbacks.pop(module.__name__)()
 
 
 class _Finder(MetaPathFinder):
     def __init__(self) -> None:
-        self.callbacks: Dict[str, Callable[[], None]] = {}
+        self.callbacks: Dict[str, Callable[[], object]] = {}
+        self.searching: Set[str] = set()
 
     def find_spec(
             self, name: str, path: Optional[Sequence[str]], target: Optional[ModuleType] = None,
     ) -> Optional[ModuleSpec]:
-        callback = self.callbacks.pop(name, None)  # removed first: the search below comes through here again
-        if callback is None:
+        if name not in self.callbacks or name in self.searching:
             return None
-        spec = importlib.util.find_spec(name)
-        if spec is None or spec.loader is None:
-            self.callbacks[name] = callback
-            return None
-        spec.loader = _CallingLoader(spec.loader, callback)
+        self.searching.add(name)  # the search for the real finder comes through here again
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            self.searching.discard(name)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _CallingLoader(spec.loader)
         return spec
 
 
 _finder = _Finder()
 
 
-def when_imported(name: str, callback: Callable[[], None]) -> None:
+def when_imported(name: str, callback: Callable[[], object]) -> None:
     """Call `callback` after the top-level module `name` has been imported, at once if it already is."""
     if name in sys.modules:
         callback()

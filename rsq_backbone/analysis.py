@@ -13,7 +13,7 @@ import torch.nn as nn
 from timm.models import get_notrace_functions, get_notrace_modules
 from torch.utils.flop_counter import FlopCounterMode
 
-from rsq_backbone.errors import UserError
+from rsq_backbone.errors import UserError, one_line
 
 __all__ = ['Analysis', 'Layer', 'analyze']
 
@@ -60,9 +60,9 @@ def analyze(model: nn.Module, input_size: Tuple[int, int, int], name: str = '') 
         generator = torch.Generator().manual_seed(0)
         try:
             output = recorder.run(torch.randn(1, *input_size, generator=generator))
-        except RuntimeError as e:
+        except (RuntimeError, ValueError, AssertionError) as e:
             size = ' x '.join(map(str, input_size))
-            raise UserError(f'the network refuses an input of {size}: {" ".join(str(e).split())[:200]}') from e
+            raise UserError(f'the network refuses an input of {size}: {one_line(e)}') from e
         return Analysis(
             model=name or type(model).__name__,
             input_size=input_size,
@@ -87,7 +87,7 @@ def _trace(model: nn.Module) -> torch.fx.GraphModule:
         tracer = Tracer(autowrap_functions=tuple(get_notrace_functions()))
         return torch.fx.GraphModule(model, tracer.trace(model))
     except Exception as e:  # tracing runs the model's own Python on stand-ins, so it may fail in any way
-        raise UserError(f'{type(model).__name__} cannot be traced by torch.fx: {" ".join(str(e).split())[:200]}') from e
+        raise UserError(f'{type(model).__name__} cannot be traced by torch.fx: {one_line(e)}') from e
 
 
 class _Recorder(torch.fx.Interpreter):

@@ -5,7 +5,7 @@ from typing import List, Tuple
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from rsq_backbone.errors import UserError
+from rsq_backbone.errors import UserError, one_line
 
 __all__ = ['ImageError', 'list_images', 'read_image']
 
@@ -57,8 +57,7 @@ def read_image(path: Path) -> Image.Image:
     except Image.DecompressionBombError:
         raise _too_large(path) from None
     except Exception as e:  # on damaged files decoders raise anything: OSError, SyntaxError, struct.error, ...
-        reason = ' '.join(str(e).split()) or type(e).__name__
-        raise ImageError(f'{path}: damaged image ({reason}); copy or download it again.') from None
+        raise ImageError(f'{path}: damaged image ({one_line(e)}); copy or download it again.') from None
 
 
 def _too_large(path: Path) -> ImageError:

@@ -6,7 +6,7 @@ import timm
 import torch.nn as nn
 
 import rsq_backbone.res_squeezenet  # noqa: F401  (registers)
-from rsq_backbone.errors import UserError
+from rsq_backbone.errors import UserError, one_line
 
 __all__ = ['load_model']
 
@@ -29,12 +29,11 @@ def load_model(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
     try:
         return timm.create_model(name, pretrained=pretrained, **kwargs).eval()
     except (OSError, ValueError, TypeError, RuntimeError, AssertionError) as e:
-        reason = ' '.join(str(e).split()) or type(e).__name__
         if pretrained and isinstance(e, OSError):
             raise UserError(
-                f'the weights of {name!r} are out of reach ({reason}); go online, or use res_squeezenet, whose weights '
-                'are bundled.') from e
-        raise UserError(f'{name!r} cannot be built like this: {reason}') from e
+                f'the weights of {name!r} are out of reach ({one_line(e)}); go online, or use res_squeezenet, whose '
+                'weights are bundled.') from e
+        raise UserError(f'{name!r} cannot be built like this: {one_line(e)}') from e
 
 
 def _suggestion(arch: str) -> str:

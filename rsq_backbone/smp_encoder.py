@@ -122,9 +122,12 @@ def _place_in_hub_cache(repo_id: str, revision: str) -> None:
 
 
 def register_smp() -> None:
-    """Enter `res_squeezenet` into smp's registry. Importing `rsq_backbone` does this by itself."""
+    """Enter `res_squeezenet` into smp's registry. Importing `rsq_backbone` does this by itself, with smp's import."""
     smp.encoders.encoders[_NAME] = {
         'encoder': ResSqueezeNetEncoder,
         'pretrained_settings': _BundledSettings(imagenet={'repo_id': _REPO_ID, 'revision': _REVISION}),
         'params': {},
     }
+
+
+register_smp()

@@ -5,7 +5,7 @@ import sys
 import typer
 
 from rsq_backbone.cli import analyze, classify, demo
-from rsq_backbone.errors import UserError
+from rsq_backbone.errors import UserError, one_line
 
 app = typer.Typer(
     name='rsq',
@@ -38,8 +38,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except Exception as e:
-        reason = ' '.join(str(e).split())
-        _fail(e, f'{type(e).__name__}: {reason} (RSQ_TRACEBACK=1 shows where)', code=1)
+        _fail(e, f'{type(e).__name__}: {one_line(e)} (RSQ_TRACEBACK=1 shows where)', code=1)
 
 
 def _fail(e: Exception, message: str, code: int) -> None:

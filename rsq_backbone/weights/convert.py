@@ -51,7 +51,8 @@ def read_pickled_arrays(data: bytes) -> Dict[str, List[np.ndarray]]:
     """
     arrays = _ArrayUnpickler(io.BytesIO(data)).load()
     if not isinstance(arrays, dict) or not all(
-            isinstance(a, np.ndarray) and a.dtype == np.float32 for pair in arrays.values() for a in pair):
+            isinstance(pair, list) and all(isinstance(a, np.ndarray) and a.dtype == np.float32 for a in pair)
+            for pair in arrays.values()):
         raise pickle.UnpicklingError('expected a dictionary of lists of float32 arrays')
     return arrays
 

@@ -1,0 +1,200 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rsq_backbone.cli import main
+
+
+@pytest.fixture
+def rsq(monkeypatch, capsys):
+    """Run the command in this process; gives exit code, standard output, standard error."""
+
+    def run(*args):
+        monkeypatch.setattr(sys, 'argv', ['rsq', *map(str, args)])
+        try:
+            main()
+            code = 0
+        except SystemExit as e:
+            code = e.code or 0
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def photo(tmp_path):
+    import skimage.data
+
+    path = tmp_path / 'coffee.png'
+    Image.fromarray(skimage.data.coffee()).save(path)
+    return path
+
+
+def assert_one_line(err):
+    assert err.startswith('rsq: ')
+    assert err.count('\n') == 1
+    assert 'Traceback' not in err
+
+
+def test_help_imports_neither_torch_nor_timm_nor_smp():
+    code = (
+        'import sys; from rsq_backbone.cli import main; sys.argv = ["rsq", "--help"]\n'
+        'try: main()\n'
+        'except SystemExit as e: assert not e.code\n'
+        'heavy = {"torch", "timm", "segmentation_models_pytorch", "cv2", "numpy", "matplotlib"} & set(sys.modules)\n'
+        'assert not heavy, heavy')
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    assert all(command in done.stdout for command in ('demo', 'classify', 'analyze'))
+
+
+@pytest.mark.parametrize('command', ['demo', 'classify', 'analyze'])
+def test_every_command_has_help_with_an_example(rsq, command):
+    code, out, _ = rsq(command, '--help')
+    assert code == 0
+    assert f'rsq {command}' in out.partition('Examples:')[2]
+
+
+def test_version(rsq):
+    from rsq_backbone import __version__
+
+    assert rsq('--version')[:2] == (0, f'rsq {__version__}\n')
+
+
+def test_classify_prints_the_classes(rsq, photo):
+    code, out, err = rsq('classify', photo, '--topk', 2)
+    assert (code, err) == (0, '')
+    assert 'espresso' in out
+    assert out.count('%') == 2
+
+
+def test_classify_json_is_all_there_is_on_standard_output(rsq, photo):
+    code, out, err = rsq('classify', photo, photo, '--topk', 3, '--json')
+    assert (code, err) == (0, '')
+    first, second = json.loads(out)
+    assert first == second
+    assert (first['path'], first['width'], first['height']) == (str(photo), 600, 400)
+    assert [set(p) for p in first['predictions']] == [{'class_index', 'class_name', 'probability'}] * 3
+    assert (first['predictions'][0]['class_index'], first['predictions'][0]['class_name']) == (967, 'espresso')
+
+
+@pytest.mark.parametrize(('mode', 'suffix'), [('L', 'png'), ('I;16', 'png'), ('RGBA', 'png'), ('CMYK', 'jpg')])
+def test_classify_reads_every_kind_of_picture(rsq, photo, mode, suffix):
+    image = Image.open(photo)
+    if mode == 'I;16':
+        image = Image.fromarray(np.asarray(image.convert('L')).astype(np.uint16) * 257)
+    else:
+        image = image.convert(mode)
+    image.save(photo.with_name(f'other.{suffix}'))
+    code, out, _ = rsq('classify', photo.with_name(f'other.{suffix}'))
+    assert code == 0
+    assert 'espresso' in out
+
+
+def test_classify_goes_on_past_bad_pictures_and_says_so(rsq, photo, tmp_path):
+    (tmp_path / 'empty.jpg').touch()
+    code, out, err = rsq('classify', tmp_path / 'empty.jpg', photo, tmp_path / 'missing.jpg')
+    assert code == 2
+    assert 'espresso' in out
+    assert [line.split(': ')[1].rpartition('/')[2] for line in err.splitlines()] == ['empty.jpg', 'missing.jpg']
+
+
+def test_json_of_a_partly_bad_call_stays_valid(rsq, photo, tmp_path):
+    code, out, _ = rsq('classify', photo, tmp_path / 'missing.jpg', '--json')
+    assert code == 2
+    assert len(json.loads(out)) == 1
+
+
+def test_analyze_prints_table_totals_and_warnings(rsq, monkeypatch):
+    monkeypatch.setenv('COLUMNS', '160')
+    code, out, _ = rsq('analyze', 'res_squeezenet')
+    assert code == 0
+    assert '10,939,944 parameters (43.76 MB as float32)' in out
+    assert 'weight 64 x 3 x 3 x 3, bias 64' in out
+    assert 'warning: relu_conv10' in out
+
+
+def test_analyze_json_has_the_layers(rsq):
+    code, out, _ = rsq('analyze', 'res_squeezenet', '--num-classes', 9, '--json')
+    analysis = json.loads(out)
+    assert code == 0
+    assert analysis['parameters'] == 10_431_561
+    assert analysis['layers'][0] == dict(
+        name='input', type='Input', activation=[3, 227, 227], learnables={}, parameters=0, macs=0)
+
+
+def test_analyze_of_an_encoder_follows_depth_and_output_stride(rsq):
+    code, out, _ = rsq('analyze', 'res_squeezenet', '--depth', 5, '--output-stride', 8, '--input-size', 256, '--json')
+    assert code == 0
+    assert json.loads(out)['layers'][-1]['activation'] == [512, 32, 32]
+
+
+@pytest.mark.parametrize('args', [
+    ('classify', 'missing.jpg'),
+    ('classify', 'missing.jpg', '--model', 'res_squeezenett'),
+    ('classify', '.'),
+    ('analyze', 'res_squeezenett'),
+    ('analyze', 'res_squeezenet', '--depth', 0),
+    ('analyze', 'res_squeezenet', '--depth', 6),
+    ('analyze', 'res_squeezenet', '--output-stride', 4),
+    ('analyze', 'res_squeezenet', '--input-size', 16),
+    ('analyze', 'vit_tiny_patch16_224', '--input-size', 100),
+    ('analyze', 'vit_tiny_patch16_224', '--output-stride', 8),
+])
+def test_bad_input_gives_one_line_and_exit_code_2(rsq, args):
+    code, out, err = rsq(*args)
+    assert (code, out) == (2, '')
+    assert_one_line(err)
+
+
+@pytest.mark.parametrize('args', [('classify',), ('unknown',), ('analyze', '--depth', 'five'), ('classify', 'a', '-x')])
+def test_wrong_usage_gives_exit_code_2(rsq, args):
+    code, out, err = rsq(*args)
+    assert (code, out) == (2, '')
+    assert 'Usage: rsq' in err
+
+
+def test_fault_of_ours_gives_one_line_and_exit_code_1(rsq, monkeypatch):
+    def fail(*args, **kwargs):
+        raise KeyError('no such thing')
+
+    monkeypatch.setattr('rsq_backbone.model_loading.load_model', fail)
+    code, _, err = rsq('analyze', 'res_squeezenet')
+    assert code == 1
+    assert_one_line(err)
+    assert 'RSQ_TRACEBACK=1' in err
+
+
+def test_demo_needs_no_arguments_and_says_where_its_files_lie(rsq, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = rsq('demo')
+    assert (code, err) == (0, '')
+    assert 'espresso' in out
+    assert 'U-Net  1 x 3 x 352 x 512 -> 1 x 9 x 352 x 512' in out
+    assert 'DeepLabV3+  1 x 3 x 512 x 512 -> 1 x 9 x 512 x 512' in out
+    for name in ('coffee', 'cat', 'astronaut'):
+        assert f'rsq-demo/{name}-pyramid.png' in out.partition('pyramid level')[2]
+        with Image.open(tmp_path / 'rsq-demo' / f'{name}-pyramid.png') as picture:
+            picture.load()
+            assert len(set(np.asarray(picture.convert('L')).ravel())) > 100
+
+
+def test_demo_into_a_folder_that_cannot_be_written_is_refused(rsq, tmp_path):
+    (tmp_path / 'file').touch()
+    code, _, err = rsq('demo', '--output', tmp_path / 'file' / 'demo')
+    assert code == 2
+    assert_one_line(err)
+    assert '--output' in err
+
+
+def test_demo_without_its_extra_says_what_to_install(rsq, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'skimage', None)
+    monkeypatch.setitem(sys.modules, 'skimage.data', None)
+    code, _, err = rsq('demo')
+    assert code == 2
+    assert_one_line(err)
+    assert 'pip install "rsq-backbone[demo]"' in err

@@ -1,0 +1,87 @@
+import subprocess
+import sys
+
+import pytest
+
+
+def python(code, *options):
+    return subprocess.run(
+        [sys.executable, *options, '-c', code], capture_output=True, text=True, check=True, timeout=120).stdout
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A module to be imported in a child process."""
+    (tmp_path / 'plugged.py').write_text('ready = True')
+    (tmp_path / 'flaky.py').write_text('import sys\nif not hasattr(sys, "mended"): raise ValueError("broken")')
+    monkeypatch.setenv('PYTHONPATH', str(tmp_path))
+
+
+WATCH = 'from rsq_backbone._import_hooks import when_imported; calls = []; '
+
+
+def test_callback_waits_for_the_import_and_finds_the_module_whole(package):
+    python(WATCH + (
+        'import sys; when_imported("plugged", lambda: calls.append(sys.modules["plugged"].ready))\n'
+        'assert calls == []\n'
+        'import plugged\n'
+        'assert calls == [True]'))
+
+
+def test_callback_comes_at_once_if_the_module_is_there_already(package):
+    python(WATCH + 'import plugged; when_imported("plugged", lambda: calls.append(1)); assert calls == [1]')
+
+
+def test_module_looks_as_if_nothing_had_watched(package):
+    python(WATCH + (
+        'from importlib.machinery import SourceFileLoader\n'
+        'when_imported("plugged", lambda: None)\n'
+        'import plugged\n'
+        'assert type(plugged.__spec__.loader) is type(plugged.__loader__) is SourceFileLoader\n'
+        'import importlib; importlib.reload(plugged)'))
+
+
+def test_missing_and_broken_modules_fail_as_ever_and_are_watched_on(package):
+    python(WATCH + (
+        'import sys\n'
+        'when_imported("nowhere", lambda: calls.append(1)); when_imported("flaky", lambda: calls.append(2))\n'
+        'for name, error in (("nowhere", ModuleNotFoundError), ("flaky", ValueError)) * 2:\n'
+        '    try: __import__(name)\n'
+        '    except error: pass\n'
+        '    else: raise AssertionError(name)\n'
+        'assert calls == []\n'
+        'sys.mended = True\n'
+        'import flaky\n'
+        'assert calls == [2]'))
+
+
+def test_importing_the_package_is_silent_and_light():
+    out = python(
+        'import sys, rsq_backbone\n'
+        'print(sorted({"torch", "timm", "segmentation_models_pytorch", "numpy"} & set(sys.modules)))', '-W', 'error')
+    assert out == '[]\n'
+
+
+@pytest.mark.parametrize('first', [
+    'import rsq_backbone, timm, segmentation_models_pytorch as smp',
+    'import timm, segmentation_models_pytorch as smp, rsq_backbone',
+    'import segmentation_models_pytorch as smp, rsq_backbone, timm',
+    'from rsq_backbone.smp_encoder import ResSqueezeNetEncoder; import timm, segmentation_models_pytorch as smp',
+    'from rsq_backbone.res_squeezenet import ResSqueezeNet; import timm, segmentation_models_pytorch as smp',
+    'from rsq_backbone import register_smp; import timm, segmentation_models_pytorch as smp; register_smp()',
+])
+def test_every_order_of_imports_registers_once(first):
+    python(
+        'import warnings; warnings.filterwarnings("error", message="Overwriting"); ' + first + '\n'
+        'assert timm.list_models("res_squeezenet") == ["res_squeezenet"]\n'
+        'assert "res_squeezenet" in smp.encoders.get_encoder_names()')
+
+
+def test_public_names_are_all_there():
+    python(
+        'import rsq_backbone\n'
+        'assert set(rsq_backbone.__all__) <= set(dir(rsq_backbone))\n'
+        'for name in rsq_backbone.__all__: getattr(rsq_backbone, name)\n'
+        'try: rsq_backbone.nothing\n'
+        'except AttributeError: pass\n'
+        'else: raise AssertionError')
