@@ -6,6 +6,7 @@ from typing import Dict, Iterator, List, Tuple
 import numpy as np
 import torch
 from PIL import Image
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from rsq_backbone.classification import Classification, classify
 from rsq_backbone.errors import UserError
@@ -44,8 +45,8 @@ def demonstrate(folder: Path) -> Iterator[DemoResult]:
     classifier = load_model('res_squeezenet', pretrained=True)
     encoder = load_model('res_squeezenet', pretrained=True, features_only=True)
     segmenters = {
-        'U-Net': smp.Unet('res_squeezenet', classes=_SEGMENTATION_CLASSES).eval(),
-        'DeepLabV3+': smp.DeepLabV3Plus('res_squeezenet', classes=_SEGMENTATION_CLASSES).eval(),
+        name: architecture('tu-res_squeezenet', encoder_weights=True, classes=_SEGMENTATION_CLASSES).eval()
+        for name, architecture in (('U-Net', smp.Unet), ('DeepLabV3+', smp.DeepLabV3Plus))
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -53,9 +54,10 @@ def demonstrate(folder: Path) -> Iterator[DemoResult]:
             photograph = Image.fromarray(getattr(skimage.data, loader)())
             path = folder / f'{name}.png'
             photograph.save(path)
-            batch = _to_batch(photograph)
+            scaled = _scale(photograph)
+            batch = _normalise(scaled)
             pyramid = folder / f'{name}-pyramid.png'
-            draw_pyramid(photograph, encoder(batch), pyramid)
+            draw_pyramid(scaled, encoder(batch), pyramid)
             yield DemoResult(
                 photograph=path,
                 classification=classify([path], classifier)[0],
@@ -67,40 +69,42 @@ def demonstrate(folder: Path) -> Iterator[DemoResult]:
         raise UserError(f'{folder} cannot be written ({e}); choose another folder with --output.') from e
 
 
-def _to_batch(photograph: Image.Image) -> torch.Tensor:
-    """Scale so that the longest side is 512 and both sides are multiples of 32; normalise for ImageNet weights."""
-    from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-
+def _scale(photograph: Image.Image) -> Image.Image:
+    """To multiples of 32 on both sides, the longer one being 512, so that every level fits exactly."""
     scale = _LONGEST_SIDE / max(photograph.size)
     width, height = (max(32, round(side * scale / 32) * 32) for side in photograph.size)
-    pixels = np.asarray(photograph.resize((width, height), Image.Resampling.BICUBIC), dtype=np.float32) / 255
+    return photograph.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def _normalise(photograph: Image.Image) -> torch.Tensor:
+    pixels = np.asarray(photograph, dtype=np.float32) / 255
     mean, std = (np.array(values, dtype=np.float32) for values in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
     return torch.from_numpy((pixels - mean) / std).permute(2, 0, 1)[None].contiguous()
 
 
-def draw_pyramid(photograph: Image.Image, features: List[torch.Tensor], path: Path) -> None:
-    """Write a picture of the photograph beside one map per level.
+def draw_pyramid(image: Image.Image, features: List[torch.Tensor], path: Path) -> None:
+    """Write a picture of an image beside one map per level.
 
     A map shows the three directions in which a level's feature vectors differ most (principal components) as red, green
     and blue: places of similar colour have similar features.
 
     Args:
-        photograph: The input.
+        image: The input.
         features: Levels of the pyramid, (1, C, H, W) each.
         path: PNG file to write.
     """
     from matplotlib.figure import Figure
 
-    width, height = photograph.size
-    figure = Figure(figsize=(3.1 * 3, 3.3 * 2 * height / width + 0.7), layout='constrained', dpi=110)
+    width, height = image.size
+    panel = 3.1  # inches wide; a title takes 0.45
+    figure = Figure(figsize=(3 * panel, 2 * (panel * height / width + 0.45)), layout='constrained', dpi=110)
     axes = figure.subplots(2, 3).flat
-    axes[0].imshow(photograph)
+    axes[0].imshow(image)
     axes[0].set_title(f'input\n3 x {height} x {width}', fontsize=10)
     for axis, feature in zip(axes[1:], features, strict=True):
         axis.imshow(_principal_colours(feature[0]), extent=(0, width, height, 0), interpolation='nearest')
         channels, rows, columns = feature.shape[1:]
-        stride = round(features[0].shape[-1] * 2 / columns)
-        axis.set_title(f'1/{stride} of the input\n{channels} x {rows} x {columns}', fontsize=10)
+        axis.set_title(f'1/{round(width / columns)} of the input\n{channels} x {rows} x {columns}', fontsize=10)
     for axis in figure.axes:
         axis.set_axis_off()
     figure.savefig(path)

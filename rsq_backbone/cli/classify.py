@@ -6,7 +6,7 @@ import typer
 
 
 def classify(
-        photos: Annotated[List[Path], typer.Argument(metavar='PHOTO...', help='Pictures of any size and kind.')],
+        photos: Annotated[List[Path], typer.Argument(metavar='PHOTO', help='Pictures of any size and kind.')],
         topk: Annotated[int, typer.Option(help='How many classes to show for each picture.')] = 5,
         model: Annotated[str, typer.Option(help='Any timm classifier with weights.')] = 'res_squeezenet',
         json: Annotated[bool, typer.Option('--json', help='Print JSON instead of tables.')] = False,
