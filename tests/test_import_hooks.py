@@ -41,6 +41,16 @@ def test_module_looks_as_if_nothing_had_watched(package):
         'import importlib; importlib.reload(plugged)'))
 
 
+def test_a_spec_found_before_the_import_can_still_be_executed(package):
+    python(WATCH + (
+        'import importlib.util as util\n'
+        'when_imported("plugged", lambda: calls.append(1))\n'
+        'spec = util.find_spec("plugged")\n'
+        'import plugged\n'
+        'spec.loader.exec_module(util.module_from_spec(spec))\n'
+        'assert calls == [1]'))
+
+
 def test_missing_and_broken_modules_fail_as_ever_and_are_watched_on(package):
     python(WATCH + (
         'import sys\n'
@@ -53,28 +63,6 @@ def test_missing_and_broken_modules_fail_as_ever_and_are_watched_on(package):
         'sys.mended = True\n'
         'import flaky\n'
         'assert calls == [2]'))
-
-
-def test_importing_the_package_is_silent_and_light():
-    out = python(
-        'import sys, rsq_backbone\n'
-        'print(sorted({"torch", "timm", "segmentation_models_pytorch", "numpy"} & set(sys.modules)))', '-W', 'error')
-    assert out == '[]\n'
-
-
-@pytest.mark.parametrize('first', [
-    'import rsq_backbone, timm, segmentation_models_pytorch as smp',
-    'import timm, segmentation_models_pytorch as smp, rsq_backbone',
-    'import segmentation_models_pytorch as smp, rsq_backbone, timm',
-    'from rsq_backbone.smp_encoder import ResSqueezeNetEncoder; import timm, segmentation_models_pytorch as smp',
-    'from rsq_backbone.res_squeezenet import ResSqueezeNet; import timm, segmentation_models_pytorch as smp',
-    'from rsq_backbone import register_smp; import timm, segmentation_models_pytorch as smp; register_smp()',
-])
-def test_every_order_of_imports_registers_once(first):
-    python(
-        'import warnings; warnings.filterwarnings("error", message="Overwriting"); ' + first + '\n'
-        'assert timm.list_models("res_squeezenet") == ["res_squeezenet"]\n'
-        'assert "res_squeezenet" in smp.encoders.get_encoder_names()')
 
 
 def test_public_names_are_all_there():

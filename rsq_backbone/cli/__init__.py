@@ -31,7 +31,7 @@ def _version(version: bool = typer.Option(False, '--version', help='Show the ver
 def main() -> None:
     """Exit code 0: done; 2: input that the user can mend; 1: a fault of ours or of the machine."""
     try:
-        app()
+        app(prog_name='rsq')
     except UserError as e:
         _fail(e, str(e), code=2)
     except BrokenPipeError:  # `rsq analyze ... | head`

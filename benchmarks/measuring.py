@@ -1,0 +1,217 @@
+"""How the benchmarks measure: interleaved rounds, medians with intervals, peak memory, and witnesses of the machine."""
+import gc
+import math
+import multiprocessing
+import os
+import platform
+import random
+import statistics
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+
+import torch
+
+WARM_UP_LIMIT_S = 3.0
+BLOCK_S = 0.1
+NOISY, REJECTED = 0.10, 0.25  # torch.utils.benchmark's thresholds for the spread
+FOREIGN_CORES_NOTICED = 0.1
+LOAD_BEFORE_NOTICED = 0.5
+
+# Of the process that reads it, and begun anew by exec; ru_maxrss would carry the parent's peak into the child.
+_STATUS = Path('/proc/self/status')
+_STAT = Path('/proc/stat')
+NO_PEAK_MEMORY = '' if _STATUS.exists() else f'{platform.system()} has no VmHWM'
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A median with its 95 % interval, None where the values are too few for one."""
+
+    median: float
+    low: Optional[float]
+    high: Optional[float]
+    n: int
+
+    def __str__(self) -> str:
+        if self.low is None or self.high is None:
+            return f'{self.median:.3f} (no interval, n = {self.n})'
+        return f'{self.median:.3f} [{self.low:.3f}, {self.high:.3f}]'
+
+
+def median_interval(values: Sequence[float]) -> Interval:
+    """Median and the order statistics that enclose the true one with at least 95 %, whatever the distribution."""
+    ordered, n = sorted(values), len(values)
+    cut = 0  # values left out at either end
+    tail = 1 / 2 ** n
+    while tail <= 0.025:
+        cut += 1
+        tail += math.comb(n, cut) / 2 ** n
+    if cut == 0:
+        return Interval(statistics.median(ordered), None, None, n)
+    return Interval(statistics.median(ordered), ordered[cut - 1], ordered[n - cut], n)
+
+
+def spread(values: Sequence[float]) -> float:
+    """Interquartile range as a share of the median."""
+    if len(values) < 2:
+        return math.nan
+    low, middle, high = statistics.quantiles(values, n=4, method='inclusive')
+    return (high - low) / middle
+
+
+def set_threads(count: int) -> None:
+    torch.set_num_threads(count)
+    if torch.get_num_threads() != count:
+        raise RuntimeError(f'asked PyTorch for {count} threads, it uses {torch.get_num_threads()}')
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    calls: int
+    steady: bool
+    seconds_per_call: float
+
+
+def warm_up(call: Callable[[], Any]) -> WarmUp:
+    """Call until the last five calls take as long as the five before them (within 5 %), or the limit has passed."""
+    times: List[float] = []
+    while True:
+        times.append(_seconds(call))
+        last = statistics.median(times[-5:])
+        steady = len(times) >= 10 and abs(last / statistics.median(times[-10:-5]) - 1) <= 0.05
+        if steady or sum(times) > WARM_UP_LIMIT_S:
+            return WarmUp(len(times), steady, last)
+
+
+def interleaved_rounds(
+        calls: Mapping[str, Callable[[], Any]],
+        seconds_per_call: Mapping[str, float],
+        rounds: int,
+        seed: int,
+        advance: Callable[[], None],
+) -> Dict[str, List[float]]:
+    """Seconds per call of each case, one value a round; values at the same place belong to the same round.
+
+    A round takes the cases in a random order and then back again (A B C C B A), so that neither a steady drift of the
+    machine nor the neighbour in the order favours a case. Each visit starts with a call that is not counted, for
+    the caches, and gives the median of its calls.
+    """
+    rng = random.Random(seed)
+    samples: Dict[str, List[float]] = {name: [] for name in calls}
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(rounds):
+            order = rng.sample(list(calls), len(calls))
+            visits: Dict[str, List[float]] = {name: [] for name in calls}
+            for name in order + order[::-1]:
+                count = min(max(round(BLOCK_S / seconds_per_call[name]), 3), 100)
+                calls[name]()
+                visits[name].append(statistics.median(_seconds(calls[name]) for _ in range(count)))
+                advance()
+            for name, values in visits.items():
+                samples[name].append(statistics.mean(values))
+    finally:
+        gc.enable()
+    return samples
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def peak_memory(job: Callable[..., Any], *args: Any) -> int:
+    """Peak resident bytes of a fresh process that runs `job`, while this one waits without spinning."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context('spawn')) as pool:
+        return pool.submit(_run_and_read_peak, job, *args).result()
+
+
+def _run_and_read_peak(job: Callable[..., Any], *args: Any) -> int:
+    job(*args)
+    peak = next(line for line in _STATUS.read_text().splitlines() if line.startswith('VmHWM'))
+    return int(peak.split()[1]) * 1024
+
+
+@dataclass(frozen=True)
+class Load:
+    """What else the machine did during one part of a run; None where the system does not tell."""
+
+    load_average_before_run: Optional[Tuple[float, float, float]]
+    load_average_after: Optional[Tuple[float, float, float]]
+    foreign_cores: Optional[float]
+
+    def complaint(self) -> str:
+        """What speaks against an idle machine, or nothing."""
+        if self.foreign_cores is not None:
+            if self.foreign_cores > FOREIGN_CORES_NOTICED:
+                return f'other processes kept {self.foreign_cores:.2f} cores busy'
+        elif self.load_average_before_run is not None and self.load_average_before_run[0] > LOAD_BEFORE_NOTICED:
+            return f'the load average was {self.load_average_before_run[0]:.2f} before the run'
+        return ''
+
+
+class LoadWatch:
+    """Compares, lap by lap, the time that the machine was busy with what this process and its children used."""
+
+    def __init__(self) -> None:
+        self._average = _load_average()
+        self._lap_start = time.perf_counter(), _busy_seconds(), _own_seconds()
+
+    def lap(self) -> Load:
+        now = time.perf_counter(), _busy_seconds(), _own_seconds()
+        (clock, busy, own), (clock_before, busy_before, own_before) = now, self._lap_start
+        self._lap_start = now
+        foreign = None
+        if busy is not None and busy_before is not None:
+            foreign = max(busy - busy_before - (own - own_before), 0.0) / (clock - clock_before)
+        return Load(self._average, _load_average(), foreign)
+
+
+def _busy_seconds() -> Optional[float]:
+    """Of all cores since boot, time stolen by other virtual machines included."""
+    if not _STAT.exists():
+        return None
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, _STAT.read_text().split(maxsplit=9)[1:9])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf('SC_CLK_TCK')
+
+
+def _own_seconds() -> float:
+    used = os.times()
+    return used.user + used.system + used.children_user + used.children_system
+
+
+def _load_average() -> Optional[Tuple[float, float, float]]:
+    return os.getloadavg() if hasattr(os, 'getloadavg') else None
+
+
+def environment() -> Dict[str, Any]:
+    """The machine and the versions that a timing depends on."""
+    import timm
+    import torchvision
+
+    watched = ('OMP_', 'KMP_', 'GOMP_', 'MKL_', 'ONEDNN_', 'DNNL_', 'ATEN_', 'MALLOC_', 'LD_PRELOAD')
+    return {
+        'cpu': _cpu_name(),
+        'cores': os.cpu_count(),
+        'cpu_capability': torch.backends.cpu.get_cpu_capability(),
+        'system': platform.platform(),
+        'python': platform.python_version(),
+        'torch': torch.__version__,
+        'torchvision': torchvision.__version__,
+        'timm': timm.__version__,
+        'variables': {key: value for key, value in os.environ.items() if key.startswith(watched)},
+    }
+
+
+def _cpu_name() -> str:
+    info = Path('/proc/cpuinfo')
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith('model name'):
+                return line.split(':', 1)[1].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,122 @@
+"""What every test stands on: no network, no user's cache, and the package registered with timm and smp."""
+import atexit
+import inspect
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import textwrap
+from pathlib import Path
+from typing import Any, Callable, List
+
+import pytest
+
+# Set before anything imports huggingface_hub, which reads them once. Workers of pytest-xdist get a folder each.
+assert 'huggingface_hub' not in sys.modules, 'huggingface_hub was imported before tests/conftest.py could set HF_HOME'
+_HF_HOME = tempfile.mkdtemp(prefix='rsq-hf-home-')
+atexit.register(shutil.rmtree, _HF_HOME, ignore_errors=True)
+for _name in ('HF_HUB_CACHE', 'HUGGINGFACE_HUB_CACHE', 'HF_ASSETS_CACHE', 'HF_XET_CACHE'):
+    os.environ.pop(_name, None)
+os.environ.update(HF_HOME=_HF_HOME, HF_HUB_OFFLINE='1', HF_HUB_DISABLE_TELEMETRY='1')
+
+import rsq_backbone  # noqa: E402, F401
+
+
+def refuse_network(on_attempt: Callable[[str], None]) -> None:
+    """Report and refuse every outgoing connection and name look-up of this process; Unix sockets still work.
+
+    `run_python` sends this function's source into child processes.
+    """
+    import socket
+
+    def guard(owner: Any, name: str) -> None:
+        original = getattr(owner, name)
+
+        def guarded(*args: Any, **kwargs: Any) -> Any:
+            if not (args and isinstance(args[0], socket.socket) and args[0].family == getattr(socket, 'AF_UNIX', None)):
+                on_attempt(f'{name}{args!r}')
+            return original(*args, **kwargs)
+
+        setattr(owner, name, guarded)
+
+    for name in ('connect', 'connect_ex', 'sendto'):
+        guard(socket.socket, name)
+    for name in ('getaddrinfo', 'gethostbyname', 'create_connection'):
+        guard(socket, name)
+
+
+class _NetworkGate:
+    """Shut unless a test opens it. Code under test may swallow the exception, so attempts are also written down."""
+
+    def __init__(self) -> None:
+        self.open = False
+        self.attempts: List[str] = []
+
+    def attempt(self, what: str) -> None:
+        if not self.open:
+            self.attempts.append(what)
+            raise OSError(f'tests may not use the network: {what}')
+
+
+_gate = _NetworkGate()
+refuse_network(_gate.attempt)  # from here on, so that fixtures of any scope and collection itself are covered too
+
+
+@pytest.fixture(autouse=True)
+def network_gate(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Shut for every test except those marked `network`. A test that tried to pass it fails, caught or not."""
+    online = request.node.get_closest_marker('network') is not None
+    if online:
+        monkeypatch.delenv('HF_HUB_OFFLINE')
+        if 'huggingface_hub' in sys.modules:
+            monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', False)
+    _gate.open = online
+    _gate.attempts.clear()
+    yield _gate
+    _gate.open = False
+    assert not _gate.attempts, f'the network was asked for: {_gate.attempts}'
+
+
+RunPython = Callable[..., 'subprocess.CompletedProcess[str]']
+
+_CHILD_PRELUDE = f'''
+from typing import Any, Callable
+{inspect.getsource(refuse_network)}
+def _die(what):
+    import os
+    os.write(2, ("the network was asked for: " + what).encode())
+    os._exit(97)
+
+refuse_network(_die)
+'''
+
+
+@pytest.fixture
+def run_python(tmp_path: Path) -> RunPython:
+    """Run code in a fresh Python with an empty hub cache; a try to reach the network ends it with status 97."""
+
+    def run(code: str, *args: str, options: tuple = (), check: bool = True) -> 'subprocess.CompletedProcess[str]':
+        env = {k: v for k, v in os.environ.items() if not k.startswith(('PYTHON', 'COV_', 'HF_'))}
+        env.update(HF_HOME=str(tmp_path / 'hf-home'), HF_HUB_OFFLINE='1')
+        done = subprocess.run(
+            [sys.executable, *options, '-c', _CHILD_PRELUDE + textwrap.dedent(code), *args],
+            env=env, cwd=tmp_path, capture_output=True, text=True, timeout=280, check=False)
+        if check and done.returncode:
+            pytest.fail(f'status {done.returncode}\n{done.stdout}\n{done.stderr}')
+        return done
+
+    return run
+
+
+@pytest.fixture
+def rsq_data() -> Path:
+    """Folder of the downloaded data sets, named by the environment variable RSQ_DATA."""
+    folder = os.environ.get('RSQ_DATA')
+    if not folder:
+        pytest.skip('RSQ_DATA is not set: it should name the folder that holds the data sets')
+    if not Path(folder).is_dir():
+        pytest.skip(f'RSQ_DATA={folder} is not a folder')
+    return Path(folder)
+
+
