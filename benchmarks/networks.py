@@ -69,11 +69,11 @@ def _plain_norm(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
 
 
 def bare_sequential(model: Any) -> nn.Sequential:
-    """The operations of `model` (paper geometry) in one flat nn.Sequential of plain torch modules, weights shared."""
-    layers: List[nn.Module] = [model.stem.conv1, nn.ReLU(inplace=True)]
+    """The operations of `model` (paper geometry) in one flat nn.Sequential, weights shared."""
+    # The network's own pools: they are faster on a CPU than torch's, which would flatter the network here.
+    layers: List[nn.Module] = [model.stem.conv1, nn.ReLU(inplace=True), model.pool1]
     for stage in model.stages[:3]:
-        layers.append(nn.MaxPool2d(3, 2, ceil_mode=True))
-        layers += [_BareFire(module) for name, module in stage.named_children() if name.startswith('fire')]
+        layers += [_BareFire(module) if name.startswith('fire') else module for name, module in stage.named_children()]
     for block in model.stages[3]:
         body = nn.Sequential(
             block.conv1, _plain_norm(block.bn1), nn.ReLU(inplace=True), block.conv2, _plain_norm(block.bn2))

@@ -50,6 +50,7 @@ class ResSqueezeNetEncoder(ResSqueezeNet, EncoderMixin):
         features = [x]
         x = self.stem(x)
         features.append(x)
+        x = self.pool1(x)
         for stage in self.stages:
             if self.grad_checkpointing and not torch.jit.is_scripting():
                 x = checkpoint_seq(stage, x)

@@ -11,7 +11,7 @@ from timm.data import ImageNetInfo, create_transform, resolve_data_config
 
 from rsq_backbone.classification import classify
 from rsq_backbone.images import list_images, read_image
-from rsq_backbone.res_squeezenet import BatchNorm2d, checkpoint_filter_fn, default_cfgs
+from rsq_backbone.res_squeezenet import BatchNorm2d, MaxPool2d, checkpoint_filter_fn, default_cfgs
 
 BUNDLED = default_cfgs['res_squeezenet'].default.file
 
@@ -165,6 +165,23 @@ def test_dead_class_gets_gradient_only_without_logit_relu():
         logits = model(torch.randn(2, 3, 64, 64))
         torch.nn.functional.cross_entropy(logits, torch.tensor([1, 1])).backward()
         assert bool(model.conv10.weight.grad[1].abs().sum() > 0) is learns
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(('stride', 'padding', 'ceil_mode'), [
+    (2, 0, True), (2, 1, False), (1, 0, False), (1, 1, False)])
+def test_max_pool_equals_torchs_and_keeps_the_memory_format(stride, padding, ceil_mode, dtype):
+    x = torch.randn(2, 5, 17, 22, generator=torch.Generator().manual_seed(0)).to(dtype)
+    ours = MaxPool2d(stride, padding, ceil_mode)
+    torchs = torch.nn.MaxPool2d(3, stride, padding, ceil_mode=ceil_mode)
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        inputs = [x.clone(memory_format=memory_format).requires_grad_() for _ in range(2)]
+        pooled, expected = ours(inputs[0]), torchs(inputs[1])
+        assert torch.equal(pooled, expected)
+        assert pooled.is_contiguous(memory_format=memory_format)
+        for output in (pooled, expected):
+            output.backward(torch.ones_like(output))
+        assert torch.equal(inputs[0].grad, inputs[1].grad)
 
 
 class TestBatchNorm2d:
