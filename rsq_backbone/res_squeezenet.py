@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Set, Tuple, Union
 
 import torch
+import torch.fx
 import torch.nn as nn
 import torch.nn.functional as F
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -65,15 +66,17 @@ class BatchNorm2d(nn.BatchNorm2d):
 @torch.fx.wrap
 def _max_pool2d(x: torch.Tensor, stride: int, padding: int, ceil_mode: bool) -> torch.Tensor:
     # PyTorch's CPU kernel is vectorised over the channels of channels_last only, which pays for copying to and fro (the
-    # whole network takes 3/4 of the time at 227). Compilers and exporters do better with the plain operator.
-    if not torch.jit.is_scripting() and not torch.compiler.is_compiling() and x.is_cpu and x.is_contiguous():
-        x = x.contiguous(memory_format=torch.channels_last)
-        return F.max_pool2d(x, 3, stride, padding, 1, ceil_mode).contiguous()
+    # whole network takes 3/4 of the time at 227); but not with gradients, whose kernel is slower in that format.
+    # Compilers and exporters do better with the plain operator.
+    if not torch.jit.is_scripting() and not torch.compiler.is_compiling():
+        if x.is_cpu and x.is_contiguous() and not x.requires_grad:
+            x = x.contiguous(memory_format=torch.channels_last)
+            return F.max_pool2d(x, 3, stride, padding, 1, ceil_mode).contiguous()
     return F.max_pool2d(x, 3, stride, padding, 1, ceil_mode)
 
 
 class MaxPool2d(nn.MaxPool2d):
-    """3x3 max pool that is fast on a CPU in either memory format, and keeps its input's."""
+    """3x3 max pool that keeps its input's memory format, and is fast at inference on a CPU in either."""
 
     stride: int
     padding: int

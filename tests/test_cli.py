@@ -72,6 +72,11 @@ def test_classify_prints_the_classes(rsq, photo):
     assert out.count('%') == 2
 
 
+def test_a_path_is_printed_whole_whatever_is_in_it(rsq, photo):
+    strange = photo.rename(photo.with_name('[bold] a very long name that no table would hold on a single line [1].png'))
+    assert f'{strange} (600 x 400)\n' in rsq('classify', strange)[1]
+
+
 def test_classify_json_is_all_there_is_on_standard_output(rsq, photo):
     code, out, err = rsq('classify', photo, photo, '--topk', 3, '--json')
     assert (code, err) == (0, '')

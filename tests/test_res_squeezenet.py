@@ -177,8 +177,9 @@ def test_max_pool_equals_torchs_and_keeps_the_memory_format(stride, padding, cei
     for memory_format in (torch.contiguous_format, torch.channels_last):
         inputs = [x.clone(memory_format=memory_format).requires_grad_() for _ in range(2)]
         pooled, expected = ours(inputs[0]), torchs(inputs[1])
-        assert torch.equal(pooled, expected)
-        assert pooled.is_contiguous(memory_format=memory_format)
+        for output in (pooled, ours(inputs[0].detach())):  # with and without gradients
+            assert torch.equal(output, expected)
+            assert output.is_contiguous(memory_format=memory_format)
         for output in (pooled, expected):
             output.backward(torch.ones_like(output))
         assert torch.equal(inputs[0].grad, inputs[1].grad)

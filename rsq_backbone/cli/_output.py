@@ -49,8 +49,14 @@ def report_bad_input(errors: List[Any]) -> None:
         raise typer.Exit(2)
 
 
+def print_path(text: str, style: str = '') -> None:
+    """On one line, brackets and all, so that it can be copied."""
+    stdout.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+
+
 def print_classification(result: 'Classification') -> None:
-    table = Table(title=f'{result.path} ({result.width} x {result.height})', title_justify='left', box=None)
+    print_path(f'{result.path} ({result.width} x {result.height})', style='bold')
+    table = Table(box=None)
     table.add_column('probability', justify='right')
     table.add_column('')
     table.add_column('class')
@@ -68,7 +74,8 @@ def print_segmentation_sizes(result: 'DemoResult') -> None:
 
 
 def print_analysis(analysis: 'Analysis') -> None:
-    table = Table(title=f'{analysis.model}, input {_size(analysis.input_size)}', title_justify='left', box=None)
+    stdout.print(f'{analysis.model}, input {_size(analysis.input_size)}', style='bold', highlight=False)
+    table = Table(box=None)
     table.add_column('#', justify='right', style='dim')
     table.add_column('name', no_wrap=True)
     table.add_column('type', no_wrap=True)

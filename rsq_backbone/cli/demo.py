@@ -16,7 +16,14 @@ def demo(
 
         rsq demo --output /tmp/demo
     """
-    from rsq_backbone.cli._output import loading, print_classification, print_segmentation_sizes, progress, stdout
+    from rsq_backbone.cli._output import (
+        loading,
+        print_classification,
+        print_path,
+        print_segmentation_sizes,
+        progress,
+        stdout,
+    )
 
     with loading('loading torch, timm and smp'):
         from rsq_backbone.demo import PHOTOGRAPHS, demonstrate
@@ -27,4 +34,4 @@ def demo(
         print_segmentation_sizes(result)
     stdout.print('The maps of every pyramid level (1/2 .. 1/32 of the input) lie in')
     for result in results:
-        stdout.print(f'  {result.pyramid}', highlight=False, soft_wrap=True)
+        print_path(f'  {result.pyramid}')
