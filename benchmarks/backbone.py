@@ -27,7 +27,7 @@ from measuring import (
     warm_up,
 )
 from networks import CASES, OURS, REFERENCE, bare_sequential
-from printing import in_existing_folder, markdown_table, progress_bar
+from printing import in_existing_folder, markdown_table, progress_bar, run
 from torch.utils.flop_counter import FlopCounterMode
 
 BARE = 'bare nn.Sequential'
@@ -379,6 +379,4 @@ def main(
 
 
 if __name__ == '__main__':
-    app = typer.Typer(add_completion=False, rich_markup_mode=None)
-    app.command()(main)
-    app()
+    run(main)

@@ -17,7 +17,7 @@ import torch.nn as nn
 import torchvision
 import typer
 from PIL.Image import Image
-from printing import in_existing_folder, markdown_table, progress_bar
+from printing import in_existing_folder, markdown_table, progress_bar, run
 from safetensors.torch import load_file
 from timm.data import ImageNetInfo, create_transform, resolve_data_config
 
@@ -381,6 +381,4 @@ def main(
 
 
 if __name__ == '__main__':
-    app = typer.Typer(add_completion=False, rich_markup_mode=None)
-    app.command()(main)
-    app()
+    run(main)

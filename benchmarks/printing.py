@@ -1,7 +1,8 @@
-"""Where results go: markdown tables to standard output, progress to standard error, files to folders that exist."""
+"""The benchmarks' command lines: markdown tables to standard output, progress to standard error, files to folders that
+exist."""
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Callable, Iterator, List, Optional
+from typing import Any, Callable, Iterator, List, Optional
 
 import typer
 from rich.console import Console
@@ -35,3 +36,10 @@ def in_existing_folder(file: Optional[Path]) -> Optional[Path]:
     if file is not None and not file.absolute().parent.is_dir():
         raise typer.BadParameter(f'{file}: its folder does not exist.')
     return file
+
+
+def run(main: Callable[..., Any]) -> None:
+    """`main` as a command line of its own."""
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    app.command()(main)
+    app()
