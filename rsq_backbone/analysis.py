@@ -172,11 +172,11 @@ def _unread_borders(modules: Dict[str, nn.Module], inputs: Dict[str, List[torch.
         m = modules[name]
         if not isinstance(m, (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)) or getattr(m, 'ceil_mode', False):
             continue
+        if isinstance(m.padding, str):  # 'same' reads all
+            continue
         unread = {}
         for axis, side in ((0, 'row'), (1, 'column')):
             size = shapes[0][-2 + axis]
-            if isinstance(m.padding, str):  # 'same' reads all
-                continue
             kernel, stride, padding, dilation = (
                 value[axis] if isinstance(value, tuple) else value
                 for value in (m.kernel_size, m.stride, m.padding, getattr(m, 'dilation', 1)))

@@ -14,8 +14,8 @@ from rsq_backbone.model_loading import load_model
 
 __all__ = ['PHOTOGRAPHS', 'DemoResult', 'demonstrate', 'draw_pyramid']
 
-# Names in skimage.data; all three are photographs and CC0.
-PHOTOGRAPHS = {'coffee': 'coffee', 'cat': 'cat', 'astronaut': 'astronaut'}
+# Functions of skimage.data; all three are photographs and CC0.
+PHOTOGRAPHS = ('coffee', 'cat', 'astronaut')
 _LONGEST_SIDE = 512
 _SEGMENTATION_CLASSES = 9
 
@@ -50,8 +50,8 @@ def demonstrate(folder: Path) -> Iterator[DemoResult]:
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, loader in PHOTOGRAPHS.items():
-            photograph = Image.fromarray(getattr(skimage.data, loader)())
+        for name in PHOTOGRAPHS:
+            photograph = Image.fromarray(getattr(skimage.data, name)())
             path = folder / f'{name}.png'
             photograph.save(path)
             scaled = _scale(photograph)

@@ -209,7 +209,7 @@ class ResSqueezeNet(nn.Module):
 
         stages: List[nn.Module] = []
         for widths in _FIRE_STAGES:
-            stage_stride, _, stride, dilation = self._next_stride(stride, dilation, output_stride)
+            stage_stride, stride, dilation = self._next_stride(stride, dilation, output_stride)
             blocks: List[Tuple[str, nn.Module]] = []
             pool = _max_pool(stage_stride, geometry)
             if stages:
@@ -221,7 +221,8 @@ class ResSqueezeNet(nn.Module):
                 chs, fire = 2 * expand_chs, fire + 1
             self.feature_info.append(dict(num_chs=chs, reduction=stride, module=f'stages.{len(stages)}'))
             stages.append(nn.Sequential(OrderedDict(blocks)))
-        stage_stride, first_dilation, stride, dilation = self._next_stride(stride, dilation, output_stride)
+        first_dilation = dilation
+        stage_stride, stride, dilation = self._next_stride(stride, dilation, output_stride)
         self.feature_info.append(dict(num_chs=chs, reduction=stride, module=f'stages.{len(stages)}'))
         stages.append(nn.Sequential(OrderedDict([
             ('res5a', ResidualBlock(chs, stage_stride, first_dilation, dilation, projection=True, **dd)),
@@ -235,11 +236,11 @@ class ResSqueezeNet(nn.Module):
         self.init_weights()
 
     @staticmethod
-    def _next_stride(stride: int, dilation: int, output_stride: int) -> Tuple[int, int, int, int]:
-        """The next stage's own stride, the dilation it starts from, the stride and the dilation it ends with."""
+    def _next_stride(stride: int, dilation: int, output_stride: int) -> Tuple[int, int, int]:
+        """The next stage's own stride, and the stride and the dilation that it ends with."""
         if stride < output_stride:
-            return 2, dilation, 2 * stride, dilation
-        return 1, dilation, stride, 2 * dilation
+            return 2, 2 * stride, dilation
+        return 1, stride, 2 * dilation
 
     def _set_classifier(self, num_classes: int, global_pool: Optional[str], device=None, dtype=None) -> None:
         pool = SelectAdaptivePool2d(pool_type=global_pool or '', flatten=bool(global_pool))

@@ -47,6 +47,7 @@ class ResSqueezeNetEncoder(ResSqueezeNet, EncoderMixin):
         self.prune_intermediate_layers([depth - 1])
 
     def forward(self, x: torch.Tensor) -> List[torch.Tensor]:  # type: ignore[override]
+        # Not by forward_intermediates: no way to tell its two return types apart suits TorchScript and Dynamo both.
         features = [x]
         x = self.stem(x)
         features.append(x)

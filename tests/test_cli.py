@@ -1,5 +1,4 @@
 import json
-import subprocess
 import sys
 
 import numpy as np
@@ -41,14 +40,14 @@ def assert_one_line(err):
     assert 'Traceback' not in err
 
 
-def test_help_imports_neither_torch_nor_timm_nor_smp():
+def test_help_imports_neither_torch_nor_timm_nor_smp(run_python):
     code = (
         'import sys; from rsq_backbone.cli import main; sys.argv = ["rsq", "--help"]\n'
         'try: main()\n'
         'except SystemExit as e: assert not e.code\n'
         'heavy = {"torch", "timm", "segmentation_models_pytorch", "cv2", "numpy", "matplotlib"} & set(sys.modules)\n'
         'assert not heavy, heavy')
-    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    done = run_python(code)
     assert all(command in done.stdout for command in ('demo', 'classify', 'analyze'))
 
 
