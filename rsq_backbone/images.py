@@ -1,23 +1,46 @@
 """From an image file that may be anything to an RGB picture."""
+import hashlib
 import warnings
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import List, Tuple
+from typing import BinaryIO, Iterator, List, Tuple
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from rsq_backbone.errors import UserError, one_line
 
-__all__ = ['ImageError', 'list_images', 'read_image']
+__all__ = ['CONVERSIONS', 'ImageError', 'ImageFacts', 'inspect_image', 'list_images', 'read_image']
 
-IMAGE_SUFFIXES = frozenset({'.bmp', '.gif', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp'})
+IMAGE_SUFFIXES = frozenset({'.bmp', '.gif', '.jfif', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp'})
+# Whatever a file is called, Pillow would else hand PostScript to Ghostscript.
+_FORMATS = ('BMP', 'GIF', 'JPEG', 'PNG', 'PPM', 'TIFF', 'WEBP')
 MIN_SIDE = 8
 MAX_PIXELS = 100_000_000
 # The shorter side is scaled to the network's input, so a picture narrower than this would grow without bound.
 MAX_ASPECT = 50
+# How a file may differ from an upright 8-bit RGB picture, and what is done about it.
+CONVERSIONS = {
+    'grey': 'repeated in three channels',
+    '16-bit or float': 'scaled to 8 bit',
+    'palette': 'colours looked up in it',
+    'CMYK': 'converted to RGB',
+    'transparent': 'laid on white',
+    'EXIF-rotated': 'turned upright',
+    'several frames': 'only the first is used',
+}
 
 
 class ImageError(UserError):
     """A picture that cannot be used."""
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    size: Tuple[int, int]  # width and height in pixels, upright
+    conversions: Tuple[str, ...]  # those of CONVERSIONS that it needs
+    single_coloured: bool
+    sha256: str  # of the file's bytes, hexadecimal
 
 
 def list_images(folder: Path) -> List[Path]:
@@ -34,7 +57,40 @@ def read_image(path: Path) -> Image.Image:
     Raises:
         ImageError: if the file is missing, empty, truncated, not an image, too small, too narrow or too large.
     """
-    path = Path(path)
+    with _opened(Path(path)) as (_, image):
+        return _to_rgb(ImageOps.exif_transpose(image))
+
+
+def inspect_image(path: Path) -> ImageFacts:
+    """What `read_image` finds in a file, which is read and decoded once for all of it.
+
+    Raises:
+        ImageError: where `read_image` would.
+    """
+    with _opened(Path(path)) as (file, image):
+        # Asked first, as Pillow turns a TIFF upright and forgets the tag while it decodes.
+        rotated = image.getexif().get(ExifTags.Base.Orientation) in range(2, 9)
+        picture = _to_rgb(ImageOps.exif_transpose(image))
+        needs = {
+            'grey': image.mode in ('1', 'L', 'LA', 'La') or _is_deep(image),
+            '16-bit or float': _is_deep(image),
+            'palette': image.mode in ('P', 'PA'),
+            'CMYK': image.mode == 'CMYK',
+            'transparent': _is_transparent(image),
+            'EXIF-rotated': rotated,
+            'several frames': _has_more_frames(image),
+        }
+        return ImageFacts(
+            size=picture.size,
+            conversions=tuple(kind for kind in CONVERSIONS if needs[kind]),
+            single_coloured=all(low == high for low, high in picture.getextrema()),  # type: ignore[misc]
+            sha256=_sha256(file),
+        )
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Tuple[BinaryIO, Image.Image]]:
+    """The file and its picture, not yet decoded; whatever goes wrong in the block is an ImageError."""
     try:
         if path.is_dir():
             raise ImageError(f'{path}: is a folder; name the pictures in it.')
@@ -42,10 +98,9 @@ def read_image(path: Path) -> Image.Image:
             raise ImageError(f'{path}: the file is empty; copy or download it again.')
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # of damaged metadata; what matters is whether the pixels decode
-            with Image.open(path) as image:
+            with path.open('rb') as file, Image.open(file, formats=_FORMATS) as image:
                 _check_size(path, image.size)
-                image.load()
-                return _to_rgb(ImageOps.exif_transpose(image))
+                yield file, image
     except ImageError:
         raise
     except FileNotFoundError:
@@ -58,6 +113,14 @@ def read_image(path: Path) -> Image.Image:
         raise _too_large(path) from None
     except Exception as e:  # on damaged files decoders raise anything: OSError, SyntaxError, struct.error, ...
         raise ImageError(f'{path}: damaged image ({one_line(e)}); copy or download it again.') from None
+
+
+def _sha256(file: BinaryIO) -> str:
+    file.seek(0)
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
 
 
 def _too_large(path: Path) -> ImageError:
@@ -75,12 +138,27 @@ def _check_size(path: Path, size: Tuple[int, int]) -> None:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith('I') or image.mode == 'F':
+    if _is_deep(image):
         image = _to_8_bit(image)
-    if image.mode in ('LA', 'La', 'PA', 'RGBA', 'RGBa') or 'transparency' in image.info:
+    if _is_transparent(image):
         image = image.convert('RGBA')
         image = Image.alpha_composite(Image.new('RGBA', image.size, (255, 255, 255, 255)), image)
     return image.convert('RGB')
+
+
+def _is_deep(image: Image.Image) -> bool:
+    return image.mode.startswith('I') or image.mode == 'F'
+
+
+def _is_transparent(image: Image.Image) -> bool:
+    return image.mode in ('LA', 'La', 'PA', 'RGBA', 'RGBa') or 'transparency' in image.info
+
+
+def _has_more_frames(image: Image.Image) -> bool:
+    try:
+        return getattr(image, 'is_animated', False)
+    except Exception:  # of a GIF the second frame is looked for only now; there is one, though damaged
+        return True
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:

@@ -1,3 +1,4 @@
+import hashlib
 import struct
 import zlib
 
@@ -5,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rsq_backbone.images import ImageError, list_images, read_image
+from rsq_backbone.images import CONVERSIONS, ImageError, inspect_image, list_images, read_image
 
 
 def save(path, array, mode=None, **kwargs):
@@ -152,3 +153,100 @@ def test_list_images_finds_pictures_only_in_order(tmp_path):
         (tmp_path / name).touch()
     (tmp_path / 'c.jpg').mkdir()
     assert [p.name for p in list_images(tmp_path)] == ['a.png', 'b.JPEG']
+
+
+def files_of_every_kind(folder):
+    """A file for each conversion, and none for plain ones; the conversions are told by the file's name."""
+    colour = Image.fromarray(gradient())
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    upright = Image.Exif()
+    upright[0x0112] = 1
+    deep = np.linspace(0, 65535, 40 * 60).reshape(40, 60).astype(np.uint16)
+    files = {
+        'rgb.png': (), 'rgb.jpg': (), 'grey.png': ('grey',), 'bilevel.png': ('grey',),
+        'deep.png': ('grey', '16-bit or float'), 'float.tiff': ('grey', '16-bit or float'),
+        'palette.png': ('palette',), 'cmyk.jpg': ('CMYK',), 'rgba.png': ('transparent',),
+        'grey_alpha.png': ('grey', 'transparent'), 'palette_clear.png': ('palette', 'transparent'),
+        'rotated.jpg': ('EXIF-rotated',), 'rotated.tiff': ('EXIF-rotated',), 'rotated.png': ('EXIF-rotated',),
+        'upright.jpg': (), 'pages.tiff': ('several frames',), 'moving.webp': ('several frames',),
+        'moving.gif': ('palette', 'several frames'), 'still.gif': ('palette',),
+    }
+    colour.save(folder / 'rgb.png')
+    colour.save(folder / 'rgb.jpg')
+    colour.convert('L').save(folder / 'grey.png')
+    colour.convert('1').save(folder / 'bilevel.png')
+    Image.fromarray(deep).save(folder / 'deep.png')
+    Image.fromarray((deep / 65535).astype(np.float32)).save(folder / 'float.tiff')
+    colour.quantize().save(folder / 'palette.png')
+    colour.convert('CMYK').save(folder / 'cmyk.jpg')
+    colour.convert('RGBA').save(folder / 'rgba.png')
+    colour.convert('LA').save(folder / 'grey_alpha.png')
+    colour.quantize().save(folder / 'palette_clear.png', transparency=0)
+    for kind in ('jpg', 'tiff', 'png'):
+        colour.save(folder / f'rotated.{kind}', exif=exif)
+    colour.save(folder / 'upright.jpg', exif=upright)
+    other = colour.rotate(180)
+    for name in ('pages.tiff', 'moving.webp'):
+        colour.save(folder / name, save_all=True, append_images=[other])
+    colour.quantize().save(folder / 'moving.gif', save_all=True, append_images=[other.quantize()])
+    colour.quantize().save(folder / 'still.gif')
+    return files
+
+
+def test_inspection_names_the_conversions_that_reading_makes(tmp_path):
+    files = files_of_every_kind(tmp_path)
+    found = {name: inspect_image(tmp_path / name) for name in files}
+    assert {name: facts.conversions for name, facts in found.items()} == files
+    assert {kind for kinds in files.values() for kind in kinds} == set(CONVERSIONS)
+    for name, facts in found.items():
+        assert facts.size == ((40, 60) if name.startswith('rotated') else (60, 40))
+        assert facts.size == read_image(tmp_path / name).size
+        assert facts.sha256 == hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+        assert not facts.single_coloured
+
+
+@pytest.mark.parametrize(('array', 'single'), [
+    (np.full((40, 60, 3), (10, 20, 30), np.uint8), True),
+    (np.zeros((40, 60, 4), np.uint8), True),  # nothing but transparency
+    (np.full((40, 60), 65535, np.uint16), True),
+    (np.eye(40, dtype=np.uint8), False),  # 1 / 255 of difference
+])
+def test_inspection_tells_pictures_of_a_single_colour(tmp_path, array, single):
+    assert inspect_image(save(tmp_path / 'a.png', array)).single_coloured is single
+
+
+def test_inspection_refuses_what_reading_refuses_in_the_same_words(hostile):
+    names = [path.name for path in hostile.iterdir() if not path.name.startswith('whole')] + ['missing.jpg']
+    assert len(names) == 10
+    for name in names:
+        with pytest.raises(ImageError) as reading:
+            read_image(hostile / name)
+        with pytest.raises(ImageError) as inspecting:
+            inspect_image(hostile / name)
+        assert str(inspecting.value) == str(reading.value)
+
+
+def refuses(function, path):
+    try:
+        function(path)
+    except ImageError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize('name', ['whole.png', 'whole.jpg', 'moving.gif', 'moving.webp', 'rotated.tiff'])
+def test_inspection_refuses_a_damaged_file_exactly_if_reading_does(hostile, name):
+    files_of_every_kind(hostile)
+    data = (hostile / name).read_bytes()
+    rng = np.random.default_rng(0)
+    damaged = hostile / f'damaged-{name}'
+    refused = 0
+    for place in range(0, len(data), len(data) // 40 + 1):
+        altered = bytearray(data)
+        altered[place] = int(rng.integers(256))
+        for content in (data[:place], bytes(altered)):
+            damaged.write_bytes(content)
+            assert refuses(inspect_image, damaged) == refuses(read_image, damaged)
+            refused += refuses(read_image, damaged)
+    assert refused > 10
