@@ -1,0 +1,186 @@
+"""The confusion matrix and what follows from it, with 95 % intervals."""
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any, Dict, Optional, Sequence, Tuple
+
+import numpy as np
+
+__all__ = ['ClassMetrics', 'ClassificationMetrics', 'Interval', 'classification_metrics', 'confusion_matrix']
+
+_RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """95 % confidence interval."""
+
+    low: float
+    high: float
+
+    def overlaps(self, other: 'Interval') -> bool:
+        return self.low <= other.high and other.low <= self.high
+
+
+@dataclass(frozen=True)
+class ClassMetrics:
+    """One class against all others. What would divide by zero is None."""
+
+    name: str
+    support: int  # cases that are of this class
+    precision: Optional[float]  # None: never predicted
+    recall: Optional[float]  # None: no support
+    f1: Optional[float]  # None: neither occurs nor is predicted
+    iou: Optional[float]  # None: neither occurs nor is predicted
+
+
+@dataclass(frozen=True)
+class ClassificationMetrics:
+    """All fields are shares, 0 .. 1, but the counts `n` and `confusion_matrix`.
+
+    Means are over the classes for which the value is defined: a class that neither occurs nor is predicted says nothing
+    about the classifier. (scikit-learn's default counts it as zero.)
+    """
+
+    n: int  # cases
+    accuracy: float  # the paper's eq. 4 for any number of classes: trace / total
+    accuracy_interval: Interval  # Wilson
+    mean_iou: float  # the paper's eq. 3: mean over classes of TP / (TP + FP + FN)
+    mean_iou_interval: Interval  # percentile bootstrap; of no width where nothing is wrong
+    balanced_accuracy: float  # mean recall
+    macro_f1: float  # mean F1
+    classes: Tuple[ClassMetrics, ...]
+    confusion_matrix: Tuple[Tuple[int, ...], ...]  # rows true, columns predicted
+
+    @classmethod
+    def from_json(cls, plain: Dict[str, Any]) -> 'ClassificationMetrics':
+        """The metrics that `dataclasses.asdict` and JSON made plain."""
+        return cls(**{
+            **plain,
+            'accuracy_interval': Interval(**plain['accuracy_interval']),
+            'mean_iou_interval': Interval(**plain['mean_iou_interval']),
+            'classes': tuple(ClassMetrics(**c) for c in plain['classes']),
+            'confusion_matrix': tuple(map(tuple, plain['confusion_matrix'])),
+        })
+
+
+def confusion_matrix(targets: Any, predictions: Any, num_classes: int) -> np.ndarray:
+    """Count cases by true class (row) and predicted class (column).
+
+    Args:
+        targets: Class indices, an array or sequence of any shape.
+        predictions: Class indices, of the same shape.
+        num_classes: Classes are 0 .. num_classes - 1.
+
+    Returns:
+        int64, (num_classes, num_classes).
+
+    Raises:
+        ValueError: for indices out of range or not whole numbers, and for unequal shapes.
+    """
+    rows = _indices(targets, num_classes, 'targets')
+    columns = _indices(predictions, num_classes, 'predictions')
+    if rows.shape != columns.shape:
+        raise ValueError(f'targets and predictions should be of one shape, got {rows.shape} and {columns.shape}.')
+    cells = np.bincount((rows * num_classes + columns).ravel(), minlength=num_classes ** 2)
+    return cells.astype(np.int64).reshape(num_classes, num_classes)
+
+
+def _indices(values: Any, num_classes: int, what: str) -> np.ndarray:
+    indices = np.asarray(values)
+    if not indices.size:  # an empty list has no dtype of its own
+        return indices.astype(np.int64)
+    if indices.dtype.kind not in 'bui':
+        raise ValueError(f'{what} should be whole numbers, got {indices.dtype}.')
+    low, high = int(indices.min()), int(indices.max())
+    if low < 0 or high >= num_classes:
+        raise ValueError(f'{what} should be 0 .. {num_classes - 1}, got {low} .. {high}.')
+    return indices.astype(np.int64)  # small types would overflow when cells are numbered
+
+
+def classification_metrics(
+        confusion: np.ndarray, class_names: Sequence[str], seed: int = 0) -> ClassificationMetrics:
+    """Derive all metrics from a confusion matrix.
+
+    The intervals say what other cases of the same kind would give, and take cases for independent of each other, as
+    pictures are. The pixels of one picture are not: from a matrix of pixels both intervals come out far too narrow.
+
+    Args:
+        confusion: Counts, (classes, classes): rows true, columns predicted.
+        class_names: One a class.
+        seed: Of the bootstrap; the same seed gives the same interval.
+
+    Raises:
+        ValueError: if the matrix is not square, empty, negative, or has another number of classes than names.
+    """
+    confusion = np.asarray(confusion)
+    if confusion.ndim != 2 or confusion.shape != (len(class_names), len(class_names)):
+        raise ValueError(f'{len(class_names)} class names need a square matrix of that size, got {confusion.shape}.')
+    if confusion.dtype.kind not in 'ui' or confusion.min(initial=0) < 0:
+        raise ValueError('the confusion matrix should hold counts.')
+    confusion = confusion.astype(np.int64)
+    n = int(confusion.sum())
+    if n == 0:
+        raise ValueError('the confusion matrix holds no cases.')
+
+    right = np.diagonal(confusion)
+    support, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
+    precision, recall = _ratio(right, predicted), _ratio(right, support)
+    f1, iou = _ratio(2 * right, support + predicted), _iou(right, support, predicted)
+    correct = int(right.sum())
+    return ClassificationMetrics(
+        n=n,
+        accuracy=correct / n,
+        accuracy_interval=_wilson(correct, n),
+        mean_iou=float(np.nanmean(iou)),
+        mean_iou_interval=_bootstrap_mean_iou(confusion, seed),
+        balanced_accuracy=float(np.nanmean(recall)),
+        macro_f1=float(np.nanmean(f1)),
+        classes=tuple(
+            ClassMetrics(name, int(support[i]), *(_defined(values[i]) for values in (precision, recall, f1, iou)))
+            for i, name in enumerate(class_names)),
+        confusion_matrix=tuple(map(tuple, confusion.tolist())),
+    )
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """NaN where there is nothing to divide by."""
+    return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
+
+
+def _iou(right: np.ndarray, support: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    return _ratio(right, support + predicted - right)
+
+
+def _defined(value: float) -> Optional[float]:
+    return None if math.isnan(value) else float(value)
+
+
+def _wilson(correct: int, n: int) -> Interval:
+    """Wilson's score interval of a share (1927); unlike the normal one it holds for few cases and near 0 and 1."""
+    z = NormalDist().inv_cdf(0.975)
+    share = correct / n
+    middle = share + z * z / (2 * n)
+    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return Interval(max(0.0, (middle - half) / (1 + z * z / n)), min(1.0, (middle + half) / (1 + z * z / n)))
+
+
+def _bootstrap_mean_iou(confusion: np.ndarray, seed: int) -> Interval:
+    """Percentile bootstrap over cases.
+
+    Drawing n cases with replacement and counting them is drawing a matrix from the multinomial distribution with the
+    observed shares of its cells, so the cases themselves are not needed.
+    """
+    n, classes = int(confusion.sum()), len(confusion)
+    rows, columns = np.nonzero(confusion)
+    shares = confusion[rows, columns] / n
+    random = np.random.default_rng(seed)
+    right, support, predicted = np.zeros((3, _RESAMPLES, classes))
+    # One at a time: together, the matrices of a thousand classes would not fit into memory.
+    for i in range(_RESAMPLES):
+        drawn = random.multinomial(n, shares)
+        support[i] = np.bincount(rows, drawn, classes)
+        predicted[i] = np.bincount(columns, drawn, classes)
+        right[i] = np.bincount(rows, drawn * (rows == columns), classes)
+    low, high = np.quantile(np.nanmean(_iou(right, support, predicted), axis=1), [0.025, 0.975])
+    return Interval(float(low), float(high))

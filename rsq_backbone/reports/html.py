@@ -1,0 +1,79 @@
+"""A fine-tuning run on one page, for people."""
+import base64
+import shlex
+from pathlib import Path
+from typing import Any, List, Optional
+
+from rsq_backbone.files import write_text
+from rsq_backbone.metrics import ClassificationMetrics, Interval
+from rsq_backbone.results import TrainingResult
+
+__all__ = ['write_report']
+
+PICTURES = ('augmentations', 'confusion', 'curves', 'mistakes')
+
+
+def write_report(result: TrainingResult, folder: Path) -> None:
+    """Write folder/report.html, which needs no other file and no network.
+
+    It shows those of augmentations.png, confusion.png, curves.png and mistakes.png that lie in the folder.
+    """
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(percent=_percent, share=_share, plain=_plain, thousands='{:,}'.format)
+    page = environment.get_template('report.html.jinja').render(
+        result=result,
+        verdicts=_verdicts(result.metrics, result.linear),
+        # The drawn intervals' scale begins at a whole tenth.
+        scale_start=min(m.accuracy_interval.low for m in (result.metrics, result.linear)) // 0.1 / 10,
+        pictures={name: _data_uri(folder / f'{name}.png') for name in PICTURES},
+        python_name=repr(f'local-dir:{folder.resolve()}'),
+        shell_name=shlex.quote(str(folder.resolve())),
+        command=shlex.join(result.command),
+    )
+    # File names need not be valid text.
+    write_text(folder / 'report.html', page.encode('utf-8', 'backslashreplace').decode('utf-8'))
+
+
+def _verdicts(fine_tuned: ClassificationMetrics, linear: ClassificationMetrics) -> List[str]:
+    """Whether chance in the choice of validation pictures explains the difference, for accuracy and mean IoU."""
+    points = f'{100 * (fine_tuned.accuracy - linear.accuracy):+.2f} points'
+    return [
+        _verdict(f'accuracy ({points})', fine_tuned.accuracy_interval, linear.accuracy_interval),
+        _verdict(
+            f'mean IoU ({fine_tuned.mean_iou - linear.mean_iou:+.3f})',
+            fine_tuned.mean_iou_interval, linear.mean_iou_interval),
+    ]
+
+
+def _verdict(difference: str, fine_tuned: Interval, linear: Interval) -> str:
+    if fine_tuned.overlaps(linear):
+        return f'No clear difference in {difference}: the 95 % intervals overlap.'
+    direction = 'Better' if fine_tuned.low > linear.high else 'Worse'
+    return f'{direction} beyond chance in {difference}: the 95 % intervals do not overlap.'
+
+
+def _data_uri(path: Path) -> Optional[str]:
+    if not path.is_file():
+        return None
+    return 'data:image/png;base64,' + base64.b64encode(path.read_bytes()).decode('ascii')
+
+
+def _percent(value: Optional[float]) -> str:
+    return 'undefined' if value is None else f'{100 * value:.1f} %'
+
+
+def _share(value: Optional[float]) -> str:
+    return 'undefined' if value is None else f'{value:.3f}'
+
+
+def _plain(value: Any) -> str:
+    """A setting, as one would write it down."""
+    if value is None or isinstance(value, bool):
+        return {None: '-', True: 'yes', False: 'no'}[value]
+    if isinstance(value, (list, tuple)):
+        return ', '.join(map(_plain, value)) or 'none'
+    return f'{value:g}' if isinstance(value, float) else str(value)

@@ -1,0 +1,99 @@
+"""What a fine-tuning run found, as the table, metrics.json, the plots and the report all read it."""
+from dataclasses import dataclass
+from typing import Any, Dict, Optional, Tuple
+
+from rsq_backbone.errors import UserError
+from rsq_backbone.metrics import ClassificationMetrics
+
+__all__ = ['FORMAT', 'Data', 'Epoch', 'Iteration', 'PicturePrediction', 'TrainingResult']
+
+FORMAT = 1  # of metrics.json; raised when a key changes its meaning
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """One batch, before its step."""
+
+    loss: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Epoch:
+    number: int  # from 1
+    learning_rate: float  # of the last layer, at the epoch's end
+    train_loss: float  # means over the epoch's batches
+    train_accuracy: float
+    monitor_loss: Optional[float]  # on the pictures named by TrainingResult.monitor, after the epoch
+    monitor_accuracy: Optional[float]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class PicturePrediction:
+    path: str
+    true_class: str
+    predicted_class: str
+    probability: float  # of the predicted class, softmax over all
+    true_probability: float  # of the true class
+
+
+@dataclass(frozen=True)
+class Data:
+    source: str  # as the user named it
+    name: str
+    classes: Tuple[str, ...]
+    train_counts: Tuple[int, ...]  # pictures a class, the held-out ones included
+    held_out_counts: Tuple[int, ...]  # of them kept from training, to choose the epoch by; zeros without
+    validation_counts: Tuple[int, ...]
+    left_out: Tuple[str, ...]  # one line for each picture that could not be used, and why
+    notes: Tuple[str, ...]  # one line for each thing that was handled or looks suspicious
+
+    @classmethod
+    def from_json(cls, plain: Dict[str, Any]) -> 'Data':
+        fields: Dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}
+        return cls(**fields)
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """Everything that metrics.json says; its keys are these names."""
+
+    format: int
+    name: str
+    data: Data
+    model: str  # timm name
+    parameters: int
+    file_bytes: int  # of model.safetensors
+    recipe: Dict[str, Any]
+    seed: int
+    metrics: ClassificationMetrics  # on the validation pictures, which nothing was chosen by
+    linear: ClassificationMetrics  # the floor: logistic regression on the pretrained network's pooled features
+    monitor: Optional[str]  # 'validation' (only watched), 'held out' (the best epoch was chosen by it) or None
+    chosen_epoch: int  # whose weights were kept
+    epochs: Tuple[Epoch, ...]
+    iterations: Tuple[Iteration, ...]
+    seconds: Dict[str, float]  # by part of the work, and 'total'
+    feature_cache: str  # 'used', or why it was not
+    command: Tuple[str, ...]
+    versions: Dict[str, str]
+    machine: Dict[str, Any]
+
+    @classmethod
+    def from_json(cls, plain: Dict[str, Any]) -> 'TrainingResult':
+        """The result that a metrics.json holds.
+
+        Raises:
+            UserError: if it is of another format.
+        """
+        if plain.get('format') != FORMAT:
+            raise UserError(f'metrics.json has format {plain.get("format")!r}, this version reads {FORMAT}.')
+        return cls(**{
+            **plain,
+            'data': Data.from_json(plain['data']),
+            'metrics': ClassificationMetrics.from_json(plain['metrics']),
+            'linear': ClassificationMetrics.from_json(plain['linear']),
+            'epochs': tuple(Epoch(**e) for e in plain['epochs']),
+            'iterations': tuple(Iteration(**i) for i in plain['iterations']),
+            'command': tuple(plain['command']),
+        })

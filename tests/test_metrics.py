@@ -1,0 +1,218 @@
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+from sklearn import metrics as sklearn_metrics
+
+from rsq_backbone.metrics import ClassificationMetrics, Interval, classification_metrics, confusion_matrix
+
+
+def names(classes):
+    return [f'class {i}' for i in range(classes)]
+
+
+@pytest.fixture
+def cases():
+    """Seven unequal classes, about 70 % right."""
+    random = np.random.default_rng(0)
+    targets = random.choice(7, 400, p=[0.4, 0.2, 0.15, 0.1, 0.08, 0.05, 0.02])
+    predictions = np.where(random.random(400) < 0.65, targets, random.integers(0, 7, 400))
+    return targets, predictions
+
+
+def test_three_classes_as_computed_by_hand():
+    """        predicted
+    true     a  b  c
+        a    5  1  0    TP 5, FN 1, FP 2
+        b    2  3  1    TP 3, FN 3, FP 1
+        c    0  0  8    TP 8, FN 0, FP 1
+    """
+    result = classification_metrics(np.array([[5, 1, 0], [2, 3, 1], [0, 0, 8]]), ['a', 'b', 'c'])
+    assert result.n == 20
+    assert result.accuracy == 16 / 20
+    assert [c.support for c in result.classes] == [6, 6, 8]
+    assert [c.precision for c in result.classes] == [5 / 7, 3 / 4, 8 / 9]
+    assert [c.recall for c in result.classes] == [5 / 6, 3 / 6, 1]
+    assert [c.iou for c in result.classes] == [5 / 8, 3 / 7, 8 / 9]
+    assert [c.f1 for c in result.classes] == [10 / 13, 6 / 10, 16 / 17]
+    assert result.mean_iou == pytest.approx((5 / 8 + 3 / 7 + 8 / 9) / 3)
+    assert result.balanced_accuracy == pytest.approx((5 / 6 + 3 / 6 + 1) / 3)
+    assert result.macro_f1 == pytest.approx((10 / 13 + 6 / 10 + 16 / 17) / 3)
+    assert result.confusion_matrix == ((5, 1, 0), (2, 3, 1), (0, 0, 8))
+
+
+def test_confusion_matrix_counts_true_classes_in_rows():
+    np.testing.assert_array_equal(
+        confusion_matrix([0, 0, 1, 2, 2, 2], [0, 1, 1, 0, 0, 2], 4),
+        [[1, 1, 0, 0], [0, 1, 0, 0], [2, 0, 1, 0], [0, 0, 0, 0]])
+    assert confusion_matrix([], [], 2).tolist() == [[0, 0], [0, 0]]
+
+
+def test_small_integer_types_do_not_overflow():
+    targets = np.full((3, 4), 250, np.uint8)  # a mask's pixels
+    confusion = confusion_matrix(targets, targets, 251)
+    assert confusion[250, 250] == confusion.sum() == 12
+
+
+@pytest.mark.parametrize(('targets', 'predictions', 'says'), [
+    ([0, 3], [0, 1], r'targets should be 0 \.\. 2, got 0 \.\. 3'),
+    ([0, 1], [-1, 1], r'predictions should be 0 \.\. 2, got -1 \.\. 1'),
+    ([0, 1], [0, 1, 2], 'one shape'),
+    ([0.0, 1.0], [0, 1], 'whole numbers'),
+    ([0, 1], [0, math.nan], 'whole numbers'),
+])
+def test_wrong_cases_are_refused(targets, predictions, says):
+    with pytest.raises(ValueError, match=says):
+        confusion_matrix(targets, predictions, 3)
+
+
+@pytest.mark.parametrize(('confusion', 'says'), [
+    (np.zeros((2, 2), int), 'no cases'),
+    (np.ones((3, 3), int), 'square'),
+    (np.ones((2, 3), int), 'square'),
+    (np.ones(4, int), 'square'),
+    (np.array([[1, -1], [0, 1]]), 'counts'),
+    (np.array([[0.5, 0.5], [0.0, 1.0]]), 'counts'),
+])
+def test_wrong_matrices_are_refused(confusion, says):
+    with pytest.raises(ValueError, match=says):
+        classification_metrics(confusion, ['a', 'b'])
+
+
+def test_scikit_learn_agrees(cases):
+    targets, predictions = cases
+    confusion = confusion_matrix(targets, predictions, 7)
+    np.testing.assert_array_equal(confusion, sklearn_metrics.confusion_matrix(targets, predictions))
+    result = classification_metrics(confusion, names(7))
+    precision, recall, f1, support = sklearn_metrics.precision_recall_fscore_support(targets, predictions)
+    np.testing.assert_allclose([c.precision for c in result.classes], precision)
+    np.testing.assert_allclose([c.recall for c in result.classes], recall)
+    np.testing.assert_allclose([c.f1 for c in result.classes], f1)
+    np.testing.assert_array_equal([c.support for c in result.classes], support)
+    iou = sklearn_metrics.jaccard_score(targets, predictions, average=None)
+    np.testing.assert_allclose([c.iou for c in result.classes], iou)
+    assert result.accuracy == sklearn_metrics.accuracy_score(targets, predictions)
+    assert result.balanced_accuracy == pytest.approx(sklearn_metrics.balanced_accuracy_score(targets, predictions))
+    assert result.mean_iou == pytest.approx(iou.mean())
+    assert result.macro_f1 == pytest.approx(f1.mean())
+
+
+def test_torchmetrics_agrees(cases):
+    import torch
+    from torchmetrics.functional import classification
+
+    targets, predictions = (torch.from_numpy(values) for values in cases)
+    result = classification_metrics(confusion_matrix(targets, predictions, 7), names(7))
+    judge = {
+        'accuracy': classification.multiclass_accuracy(predictions, targets, 7, average='micro'),
+        'balanced_accuracy': classification.multiclass_accuracy(predictions, targets, 7, average='macro'),
+        'macro_f1': classification.multiclass_f1_score(predictions, targets, 7, average='macro'),
+        'mean_iou': classification.multiclass_jaccard_index(predictions, targets, 7, average='macro'),
+    }
+    for name, value in judge.items():
+        assert getattr(result, name) == pytest.approx(float(value), abs=1e-6), name
+
+
+def test_undefined_values_are_none_and_left_out_of_means():
+    """c occurs and is never predicted, d is predicted and never occurs, e does neither."""
+    targets, predictions = [0, 0, 0, 1, 1, 2], [0, 0, 3, 1, 0, 1]
+    result = classification_metrics(confusion_matrix(targets, predictions, 5), ['a', 'b', 'c', 'd', 'e'])
+    assert [c.precision for c in result.classes] == [2 / 3, 1 / 2, None, 0, None]
+    assert [c.recall for c in result.classes] == [2 / 3, 1 / 2, 0, None, None]
+    assert [c.iou for c in result.classes] == [2 / 4, 1 / 3, 0, 0, None]
+    assert [c.f1 for c in result.classes] == [4 / 6, 2 / 4, 0, 0, None]
+    assert result.mean_iou == pytest.approx((2 / 4 + 1 / 3) / 4)
+    assert result.macro_f1 == pytest.approx((4 / 6 + 2 / 4) / 4)
+    # scikit-learn's balanced accuracy is over the classes that occur, and says so of d's absence.
+    with pytest.warns(UserWarning, match='not in y_true'):
+        balanced = sklearn_metrics.balanced_accuracy_score(targets, predictions)
+    assert result.balanced_accuracy == pytest.approx(balanced)
+
+
+@pytest.mark.parametrize(('correct', 'n', 'low', 'high'), [
+    (81, 263, 0.2553, 0.3662),  # Newcombe, Two-sided confidence intervals for the single proportion (1998), table I
+    (15, 148, 0.0624, 0.1605),
+    (0, 20, 0.0000, 0.1611),
+    (1, 29, 0.0061, 0.1718),
+])
+def test_accuracy_interval_is_that_of_newcombes_published_examples(correct, n, low, high):
+    interval = classification_metrics(np.array([[correct, n - correct], [0, 0]]), ['a', 'b']).accuracy_interval
+    assert (round(interval.low, 4), round(interval.high, 4)) == (low, high)
+
+
+@pytest.mark.parametrize(('correct', 'n'), [(0, 1), (1, 1), (7, 9), (247, 292), (292, 292), (9 * 10**9, 10**10)])
+def test_scipy_agrees_on_the_accuracy_interval(correct, n):
+    interval = classification_metrics(np.array([[correct, n - correct], [0, 0]]), ['a', 'b']).accuracy_interval
+    judge = scipy.stats.binomtest(correct, n).proportion_ci(method='wilson')
+    assert (interval.low, interval.high) == pytest.approx((judge.low, judge.high), abs=1e-12)
+    assert 0 <= interval.low < interval.high <= 1
+
+
+def test_resampling_the_cases_themselves_gives_the_same_mean_iou_interval(cases):
+    targets, predictions = cases
+    result = classification_metrics(confusion_matrix(targets, predictions, 7), names(7)).mean_iou_interval
+
+    def mean_iou(targets, predictions, axis):
+        both = [((targets == c) & (predictions == c)).sum(axis) for c in range(7)]
+        either = [((targets == c) | (predictions == c)).sum(axis) for c in range(7)]
+        return (np.array(both) / either).mean(0)
+
+    judge = scipy.stats.bootstrap(
+        cases, mean_iou, paired=True, n_resamples=20_000, batch=2000, method='percentile', rng=1)
+    # The standard error of a 2.5 % quantile is 2.67 times the spread over the root of the draws; take two of them.
+    tolerance = 2 * 2.67 * np.sqrt(1 / 2000 + 1 / 20_000) * judge.standard_error
+    assert result.low == pytest.approx(judge.confidence_interval.low, abs=tolerance)
+    assert result.high == pytest.approx(judge.confidence_interval.high, abs=tolerance)
+    assert tolerance < (result.high - result.low) / 30
+
+
+def test_equal_seeds_give_equal_intervals(cases):
+    confusion = confusion_matrix(*cases, 7)
+    assert classification_metrics(confusion, names(7), 3) == classification_metrics(confusion, names(7), 3)
+    assert (classification_metrics(confusion, names(7), 3).mean_iou_interval
+            != classification_metrics(confusion, names(7), 4).mean_iou_interval)
+
+
+@pytest.mark.parametrize(('correct', 'printed'), [
+    (241, 0.8253), (248, 0.8493), (257, 0.8801), (255, 0.8733), (256, 0.8767), (247, 0.8459)])
+def test_table_1_of_the_paper_follows_from_whole_counts(correct, printed):
+    confusion = np.diag([correct - 100, 100, 0])
+    confusion[2, 0] = 292 - correct
+    assert round(classification_metrics(confusion, ['a', 'b', 'c']).accuracy, 4) == printed
+
+
+def test_one_picture_of_292_is_a_third_of_a_point():
+    one, two = (classification_metrics(np.array([[c, 292 - c], [0, 0]]), ['a', 'b']).accuracy for c in (247, 248))
+    assert round(100 * (two - one), 2) == 0.34
+
+
+def test_counts_of_pixels_do_not_overflow():
+    confusion = np.full((19, 19), 10**8) + np.diag(np.full(19, 10**10))
+    result = classification_metrics(confusion, names(19))
+    assert result.n == 19 * 10**10 + 361 * 10**8
+    assert result.accuracy == pytest.approx((10**10 + 10**8) / (10**10 + 19 * 10**8))
+    assert result.mean_iou == pytest.approx((10**10 + 10**8) / (10**10 + 37 * 10**8))
+    assert result.mean_iou_interval.low < result.mean_iou < result.mean_iou_interval.high
+
+
+def test_nothing_wrong_is_all_ones():
+    result = classification_metrics(np.diag([3, 4]), ['a', 'b'])
+    assert (result.accuracy, result.mean_iou, result.balanced_accuracy, result.macro_f1) == (1, 1, 1, 1)
+    assert result.mean_iou_interval == Interval(1, 1)
+    assert result.accuracy_interval.low == pytest.approx(7 / (7 + 1.959964**2))  # Wilson at p = 1: n / (n + z^2)
+
+
+def test_metrics_survive_json(cases):
+    result = classification_metrics(confusion_matrix(*cases, 8), names(8))  # the last class has undefined values
+    text = json.dumps(dataclasses.asdict(result), allow_nan=False)
+    assert ClassificationMetrics.from_json(json.loads(text)) == result
+
+
+@pytest.mark.parametrize(('a', 'b', 'overlap'), [
+    ((0.1, 0.3), (0.2, 0.4), True), ((0.2, 0.4), (0.1, 0.3), True), ((0.1, 0.9), (0.4, 0.5), True),
+    ((0.1, 0.2), (0.2, 0.3), True), ((0.1, 0.2), (0.3, 0.4), False), ((0.3, 0.4), (0.1, 0.2), False)])
+def test_intervals_overlap_where_they_share_a_value(a, b, overlap):
+    assert Interval(*a).overlaps(Interval(*b)) is overlap
