@@ -15,25 +15,38 @@ from rsq_backbone._import_hooks import when_imported
 if TYPE_CHECKING:
     from rsq_backbone.analysis import Analysis, Layer, analyze
     from rsq_backbone.classification import Classification, classify
+    from rsq_backbone.evaluation import Evaluation, evaluate
     from rsq_backbone.images import ImageError, read_image
     from rsq_backbone.res_squeezenet import ResSqueezeNet
+    from rsq_backbone.results import TrainingResult
     from rsq_backbone.smp_encoder import ResSqueezeNetEncoder, register_smp
+    from rsq_backbone.training.finetuning import finetune
+    from rsq_backbone.training.fitting import Hardware
+    from rsq_backbone.training.recipes import RECIPES, Recipe
 
 __version__ = '0.1.0'
 __all__ = [
-    'Analysis', 'Classification', 'ImageError', 'Layer', 'ResSqueezeNet', 'ResSqueezeNetEncoder', 'analyze', 'classify',
-    'read_image', 'register_smp',
+    'Analysis', 'Classification', 'Evaluation', 'Hardware', 'ImageError', 'Layer', 'RECIPES', 'Recipe', 'ResSqueezeNet',
+    'ResSqueezeNetEncoder', 'TrainingResult', 'analyze', 'classify', 'evaluate', 'finetune', 'read_image',
+    'register_smp',
 ]
 
 _HOME = {
     'Analysis': 'analysis',
     'Classification': 'classification',
+    'Evaluation': 'evaluation',
+    'Hardware': 'training.fitting',
     'ImageError': 'images',
     'Layer': 'analysis',
+    'RECIPES': 'training.recipes',
+    'Recipe': 'training.recipes',
     'ResSqueezeNet': 'res_squeezenet',
     'ResSqueezeNetEncoder': 'smp_encoder',
+    'TrainingResult': 'results',
     'analyze': 'analysis',
     'classify': 'classification',
+    'evaluate': 'evaluation',
+    'finetune': 'training.finetuning',
     'read_image': 'images',
     'register_smp': 'smp_encoder',
 }

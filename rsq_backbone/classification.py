@@ -1,17 +1,23 @@
 """What a classifier sees in photographs."""
+import csv
 from dataclasses import dataclass
 from pathlib import Path
-from typing import List, Optional, Sequence, Tuple, Union
+from typing import Iterator, List, Optional, Sequence, Tuple, Union
 
+import numpy as np
 import torch
 import torch.nn as nn
 from PIL import Image
 from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset, resolve_data_config
 
 from rsq_backbone.errors import UserError
+from rsq_backbone.files import whole_file
 from rsq_backbone.images import read_image
+from rsq_backbone.progress import Progress, silent
 
-__all__ = ['Classification', 'Prediction', 'classify']
+__all__ = ['Classification', 'Prediction', 'class_names', 'class_probabilities', 'classify', 'write_csv']
+
+Source = Union[str, Path, Image.Image]
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,7 @@ class Classification:
 
 @torch.inference_mode()
 def classify(
-        images: Sequence[Union[str, Path, Image.Image]], model: nn.Module, topk: int = 5, batch_size: int = 16,
+        images: Sequence[Source], model: nn.Module, topk: int = 5, batch_size: int = 16,
 ) -> List[Classification]:
     """Classify pictures of any and of different sizes with the preprocessing that the model's configuration names.
 
@@ -52,35 +58,75 @@ def classify(
         raise UserError('this model has no classes; create it with num_classes > 0.')
     if not 1 <= topk <= num_classes:
         raise UserError(f'topk should be 1 .. {num_classes} (the number of classes), got {topk}.')
-    transform = create_transform(**resolve_data_config(model=model))
-    names = _class_names(model, num_classes)
-    device = next(model.parameters()).device
-
+    names = class_names(model)
     results: List[Classification] = []
-    for start in range(0, len(images), batch_size):
-        chunk = images[start:start + batch_size]
-        pictures = [image if isinstance(image, Image.Image) else read_image(Path(image)) for image in chunk]
-        batch = torch.stack([transform(picture) for picture in pictures]).to(device)
-        probabilities = model(batch).float().softmax(1).topk(topk)
-        for source, picture, values, indices in zip(
-                chunk, pictures, probabilities.values.tolist(), probabilities.indices.tolist(), strict=True):
+    for chunk, pictures, values in _probabilities(images, model, batch_size):
+        best = values.topk(topk)
+        for source, picture, probabilities, indices in zip(
+                chunk, pictures, best.values.tolist(), best.indices.tolist(), strict=True):
             results.append(Classification(
                 path=None if isinstance(source, Image.Image) else str(source),
                 width=picture.width,
                 height=picture.height,
-                predictions=tuple(Prediction(i, names[i], v) for i, v in zip(indices, values, strict=True)),
+                predictions=tuple(Prediction(i, names[i], p) for i, p in zip(indices, probabilities, strict=True)),
             ))
     return results
 
 
-def _class_names(model: nn.Module, num_classes: int) -> List[str]:
+@torch.inference_mode()
+def class_probabilities(
+        images: Sequence[Source], model: nn.Module, batch_size: int = 16, progress: Progress = silent) -> np.ndarray:
+    """Softmax over all classes, (N, classes) float32, with the preprocessing that the model's configuration names.
+
+    Raises:
+        ImageError: for a file that is not a usable picture.
+    """
+    rows: List[np.ndarray] = []
+    for _, pictures, values in _probabilities(images, model, batch_size):
+        rows.append(values.cpu().numpy())
+        progress('classifying pictures', (len(rows) - 1) * batch_size + len(pictures), len(images))
+    return np.concatenate(rows)
+
+
+def _probabilities(
+        images: Sequence[Source], model: nn.Module, batch_size: int,
+) -> Iterator[Tuple[Sequence[Source], List[Image.Image], torch.Tensor]]:
+    transform = create_transform(**resolve_data_config(model=model))
+    device = next(model.parameters()).device
+    for start in range(0, len(images), batch_size):
+        chunk = images[start:start + batch_size]
+        pictures = [image if isinstance(image, Image.Image) else read_image(Path(image)) for image in chunk]
+        batch = torch.stack([transform(picture) for picture in pictures]).to(device)
+        yield chunk, pictures, model(batch).float().softmax(1)
+
+
+def write_csv(results: Sequence[Classification], path: Path) -> None:
+    """path,rank,class,probability - one line for each prediction, the best of a picture having rank 1.
+
+    Raises:
+        UserError: if the file cannot be written.
+    """
+    try:
+        with whole_file(path) as temporary, temporary.open('w', newline='', encoding='utf-8') as stream:
+            writer = csv.writer(stream)
+            writer.writerow(['path', 'rank', 'class', 'probability'])
+            for result in results:
+                for rank, p in enumerate(result.predictions, 1):
+                    writer.writerow([result.path, rank, p.class_name, f'{p.probability:.6f}'])
+    except OSError as e:
+        raise UserError(f'{path} cannot be written ({e.strerror}); choose another file.') from e
+
+
+def class_names(model: nn.Module) -> Tuple[str, ...]:
+    """Names that the model's configuration carries, else ImageNet's if they fit, else numbers."""
+    num_classes = getattr(model, 'num_classes', 0)
     cfg = getattr(model, 'pretrained_cfg', None) or {}
     labels = cfg.get('label_names')
     if labels is not None and len(labels) == num_classes:
         descriptions = cfg.get('label_descriptions') or {}
-        return [str(descriptions.get(label, label)) for label in labels]
+        return tuple(str(descriptions.get(label, label)) for label in labels)
     subset = infer_imagenet_subset(model)
     if subset is not None:
         info = ImageNetInfo(subset)
-        return [info.index_to_description(i) for i in range(num_classes)]
-    return [f'class {i}' for i in range(num_classes)]
+        return tuple(info.index_to_description(i) for i in range(num_classes))
+    return tuple(f'class {i}' for i in range(num_classes))

@@ -24,17 +24,26 @@ import rsq_backbone  # noqa: E402, F401
 
 
 def refuse_network(on_attempt: Callable[[str], None]) -> None:
-    """Report and refuse every outgoing connection and name look-up of this process; Unix sockets still work.
+    """Report and refuse every outgoing connection and name look-up of this process.
 
+    Unix sockets still work, and so do servers on this machine that are named by their address.
     `run_python` sends this function's source into child processes.
     """
     import socket
+
+    def stays_here(*args: Any) -> bool:
+        if args and isinstance(args[0], socket.socket):
+            if args[0].family == getattr(socket, 'AF_UNIX', None):
+                return True
+            args = args[-1:]  # the address is what connect and sendto have last, the others first
+        host = args[0] if args else None
+        return (host[0] if isinstance(host, tuple) else host) in ('127.0.0.1', '::1')
 
     def guard(owner: Any, name: str) -> None:
         original = getattr(owner, name)
 
         def guarded(*args: Any, **kwargs: Any) -> Any:
-            if not (args and isinstance(args[0], socket.socket) and args[0].family == getattr(socket, 'AF_UNIX', None)):
+            if not stays_here(*args):
                 on_attempt(f'{name}{args!r}')
             return original(*args, **kwargs)
 

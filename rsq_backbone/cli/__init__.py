@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from rsq_backbone.cli import analyze, classify, demo
+from rsq_backbone.cli import analyze, classify, demo, evaluate, finetune, predict
 from rsq_backbone.errors import UserError, one_line
 
 app = typer.Typer(
@@ -15,7 +15,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode='markdown',
 )
-for command in (demo.demo, classify.classify, analyze.analyze):
+for command in (
+        demo.demo, finetune.finetune, evaluate.evaluate, predict.predict, classify.classify, analyze.analyze):
     app.command()(command)
 
 
@@ -34,6 +35,9 @@ def main() -> None:
         app(prog_name='rsq')
     except UserError as e:
         _fail(e, str(e), code=2)
+    except KeyboardInterrupt:
+        print('rsq: interrupted', file=sys.stderr)
+        sys.exit(130)
     except BrokenPipeError:  # `rsq analyze ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)

@@ -2,18 +2,37 @@
 import dataclasses
 import json
 import sys
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Iterable, List, Sequence, TypeVar
+from contextlib import AbstractContextManager, contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Dict, Iterable, Iterator, List, Optional, Sequence, TypeVar
 
 import typer
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, track
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    track,
+)
+from rich.progress import Progress as Bars
 from rich.table import Table
+
+from rsq_backbone.errors import UserError
+from rsq_backbone.progress import Progress
 
 if TYPE_CHECKING:
     from rsq_backbone.analysis import Analysis
     from rsq_backbone.classification import Classification
     from rsq_backbone.demo import DemoResult
+    from rsq_backbone.evaluation import Evaluation
+    from rsq_backbone.metrics import ClassificationMetrics, Interval
+    from rsq_backbone.results import TrainingResult
 
 T = TypeVar('T')
 
@@ -24,7 +43,7 @@ stderr = Console(stderr=True)
 def loading(what: str) -> AbstractContextManager[Any]:
     """A spinner with the time elapsed, for work of unknown length such as importing torch."""
     columns = (SpinnerColumn(), TextColumn('{task.description}'), TimeElapsedColumn())
-    bar = Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal)
+    bar = Bars(*columns, console=stderr, transient=True, disable=not stderr.is_terminal)
     bar.add_task(what, total=None)
     return bar
 
@@ -33,6 +52,27 @@ def progress(items: Iterable[T], what: str, total: int) -> Iterable[T]:
     """A bar with the time remaining, where there is anyone to see it."""
     return track(
         items, what, total=total, console=stderr, transient=True, disable=total < 2 or not stderr.is_terminal)
+
+
+@contextmanager
+def progress_bars() -> Iterator[Progress]:
+    """A bar with the time remaining for each piece of work, as it comes."""
+    columns = TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Bars(*columns, console=stderr, disable=not stderr.is_terminal) as bars:
+        tasks: Dict[str, TaskID] = {}
+
+        def progress(what: str, done: int, total: Optional[int]) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done, total=total)
+
+        yield progress
+
+
+def require(extra: str, *modules: str) -> None:
+    """Raise a UserError that names the extra to install, if one of its modules is missing."""
+    if any(find_spec(module) is None for module in modules):
+        raise UserError(f'this needs more packages: pip install "rsq-backbone[{extra}]"')
 
 
 def print_json(result: Any) -> None:
@@ -63,6 +103,61 @@ def print_classification(result: 'Classification') -> None:
     for p in result.predictions:
         table.add_row(f'{100 * p.probability:.1f} %', '█' * round(20 * p.probability), p.class_name)
     stdout.print(table)
+
+
+def print_training(result: 'TrainingResult', folder: Path) -> None:
+    print_data_report(result.data.left_out, result.data.notes)
+    stdout.print(
+        f'{result.model}, recipe {result.recipe["name"]}, seed {result.seed}: trained on '
+        f'{sum(result.data.train_counts)} pictures in {result.seconds["total"]:.0f} s, judged by '
+        f'{result.metrics.n} others', style='bold', highlight=False)
+    table = Table(box=None)
+    for column in ('', 'accuracy', '95 %', 'mIoU', '95 %'):
+        table.add_column(column, justify='left' if column == '' else 'right', no_wrap=True)
+    for name, metrics in ((f'recipe {result.recipe["name"]}', result.metrics), ('linear floor', result.linear)):
+        table.add_row(
+            name, f'{100 * metrics.accuracy:.1f} %', _interval(metrics.accuracy_interval), f'{metrics.mean_iou:.3f}',
+            _interval(metrics.mean_iou_interval))
+    stdout.print(table)
+    print_classes(result.metrics)
+    stdout.print('\nlook at it:    ', end='')
+    print_path(str(folder / 'report.html'))
+    stdout.print('use it:        ', end='')
+    print_path(f'rsq predict {folder} PICTURE ...')
+    stdout.print('in Python:     ', end='')
+    print_path(f'timm.create_model("local-dir:{folder}", pretrained=True)')
+
+
+def print_evaluation(evaluation: 'Evaluation') -> None:
+    print_data_report(evaluation.left_out, evaluation.notes)
+    metrics = evaluation.metrics
+    stdout.print(
+        f'{metrics.n} pictures: accuracy {100 * metrics.accuracy:.1f} % {_interval(metrics.accuracy_interval)}, mIoU '
+        f'{metrics.mean_iou:.3f} {_interval(metrics.mean_iou_interval)} (95 % intervals), '
+        f'{evaluation.seconds:.1f} s', style='bold', highlight=False, markup=False)
+    print_classes(metrics)
+
+
+def print_data_report(left_out: Sequence[str], notes: Sequence[str]) -> None:
+    for line in left_out:
+        print_path(f'left out: {line}')
+    for line in notes:
+        print_path(f'note: {line}')
+
+
+def print_classes(metrics: 'ClassificationMetrics') -> None:
+    table = Table(box=None)
+    table.add_column('class')
+    for column in ('pictures', 'precision', 'recall', 'F1', 'IoU'):
+        table.add_column(column, justify='right')
+    for c in metrics.classes:
+        shares = ('-' if share is None else f'{share:.3f}' for share in (c.precision, c.recall, c.f1, c.iou))
+        table.add_row(escape(c.name), str(c.support), *shares)
+    stdout.print(table)
+
+
+def _interval(interval: 'Interval') -> str:
+    return f'{interval.low:.3f} .. {interval.high:.3f}'
 
 
 def print_segmentation_sizes(result: 'DemoResult') -> None:

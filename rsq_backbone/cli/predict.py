@@ -1,0 +1,58 @@
+"""rsq predict"""
+from pathlib import Path
+from typing import Annotated, List, Optional
+
+import typer
+
+
+def predict(
+        run: Annotated[Path, typer.Argument(metavar='RUN', help='Run folder of rsq finetune.')],
+        photos: Annotated[List[Path], typer.Argument(metavar='PHOTO', help='Pictures, or folders of pictures.')],
+        topk: Annotated[int, typer.Option(help='How many classes to give for each picture.')] = 1,
+        csv: Annotated[Optional[Path], typer.Option(help='Write a CSV file: path, rank, class, probability.')] = None,
+        json: Annotated[bool, typer.Option('--json', help='Print JSON instead of tables.')] = False,
+) -> None:
+    """Name the class of pictures with a classifier that you trained.
+
+    Examples:
+
+        rsq predict runs/photos-laptop new/*.jpg
+
+        rsq predict runs/photos-laptop new/ --topk 3 --csv classes.csv
+    """
+    from rsq_backbone.cli._output import (
+        loading,
+        print_classification,
+        print_json,
+        print_path,
+        progress,
+        report_bad_input,
+    )
+    from rsq_backbone.errors import UserError
+
+    with loading('loading PyTorch'):
+        from rsq_backbone.classification import classify, write_csv
+        from rsq_backbone.images import list_images
+        from rsq_backbone.model_loading import load_model
+        from rsq_backbone.training.run_folder import RunFolder
+
+        network = load_model(RunFolder(run).timm_name(), pretrained=True)
+    files = [file for photo in photos for file in (list_images(photo) if photo.is_dir() else [photo])]
+    if not files:
+        raise UserError('no pictures there; name pictures or folders that hold some.')
+    topk = min(topk, getattr(network, 'num_classes', topk))
+    results, bad = [], []
+    for file in progress(files, 'classifying', total=len(files)):
+        try:
+            results += classify([file], network, topk)
+        except UserError as e:
+            bad.append(e)
+    if csv is not None:
+        write_csv(results, csv)
+        print_path(f'{len(results)} pictures: {csv}')
+    elif json:
+        print_json(results)
+    else:
+        for result in results:
+            print_classification(result)
+    report_bad_input(bad)

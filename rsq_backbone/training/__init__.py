@@ -1,0 +1,1 @@
+"""Transfer learning: from pictures with classes to a checkpoint that timm loads."""

@@ -1,0 +1,363 @@
+"""Fine-tuning from beginning to end."""
+import dataclasses
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, Mapping, Optional, Tuple, Union
+
+import numpy as np
+import torch
+import torch.nn as nn
+from timm.data import resolve_data_config
+
+from rsq_backbone.datasets.checks import check
+from rsq_backbone.datasets.labelled_images import LabelledImages
+from rsq_backbone.datasets.sources import load_source
+from rsq_backbone.datasets.split import split
+from rsq_backbone.errors import UserError
+from rsq_backbone.evaluation import judge, worst_mistakes
+from rsq_backbone.machine import machine, versions
+from rsq_backbone.metrics import ClassificationMetrics, classification_metrics, confusion_matrix
+from rsq_backbone.model_loading import load_model
+from rsq_backbone.progress import Progress, silent
+from rsq_backbone.reports.html import write_report
+from rsq_backbone.reports.plots import draw_confusion, draw_curves, draw_mistakes, draw_pictures
+from rsq_backbone.results import FORMAT, Data, Epoch, PicturePrediction, TrainingResult
+from rsq_backbone.training.array_cache import NotKept
+from rsq_backbone.training.augmentation import Augmentation
+from rsq_backbone.training.faults import one_line_faults
+from rsq_backbone.training.fitting import Hardware, fit
+from rsq_backbone.training.frozen_features import cut_at_frozen
+from rsq_backbone.training.layers import freeze_stages, keep_statistics
+from rsq_backbone.training.linear import LinearClassifier, LinearStart, fit_linear, pooled_features
+from rsq_backbone.training.memory import keep_freed_memory
+from rsq_backbone.training.pictures import Features, Pictures, Samples, to_input
+from rsq_backbone.training.recipes import RECIPES, Recipe
+from rsq_backbone.training.run_folder import RunFolder
+from rsq_backbone.training.task import ClassificationTask
+
+__all__ = ['choose_recipe', 'finetune', 'show_augmentations']
+
+
+def finetune(
+        source: str,
+        recipe: Union[str, Recipe] = 'laptop',
+        model: str = 'res_squeezenet',
+        *,
+        pretrained: bool = True,
+        input_size: Optional[int] = None,
+        train_share: float = 0.7,
+        seed: int = 0,
+        output: Union[str, Path] = 'runs',
+        name: Optional[str] = None,
+        resume: bool = False,
+        overwrite: bool = False,
+        feature_cache: bool = True,
+        hardware: Optional[Hardware] = None,
+        progress: Progress = silent,
+) -> TrainingResult:
+    """Train a classifier on a user's pictures and write all that is known about it to a run folder.
+
+    The folder is a timm checkpoint: `timm.create_model('local-dir:runs/NAME', pretrained=True)`.
+
+    Args:
+        source: 'food', 'synthetic', or the path of a folder or CSV file (see `rsq_backbone.datasets.folders`).
+        recipe: A name of RECIPES or a recipe of one's own.
+        model: Any timm name.
+        pretrained: Start from the model's pretrained weights.
+        input_size: Side of the input in pixels; the model's own if None.
+        train_share: Share of each class that is trained on, where the source has no split of its own.
+        seed: Of the split, the last layer, the order, the augmentation and dropout.
+        output: Folder of the run folders.
+        name: Of the run folder; made of source, model, recipe and seed if None.
+        resume: Go on where a run of the same settings was stopped.
+        overwrite: Replace a run of the same name.
+        feature_cache: Compute the frozen part once instead of in each epoch, where that gives the same.
+        hardware: Where to train.
+        progress: Told how far the work is.
+
+    Raises:
+        UserError: for input that cannot be used and faults that the user can mend, in one line.
+        KeyboardInterrupt: if the user stopped the training; it can be resumed.
+    """
+    hardware = hardware or Hardware()
+    chosen = recipe if isinstance(recipe, Recipe) else choose_recipe(recipe)
+    label = name or _default_name(source, chosen, model, seed)
+    folder = RunFolder(Path(output) / label)
+    settings = {
+        'source': source, 'recipe': dataclasses.asdict(chosen), 'model': model, 'pretrained': pretrained,
+        'input_size': input_size, 'train_share': train_share, 'seed': seed, 'precision': hardware.precision}
+    with one_line_faults(folder.path):
+        if not _is_child():
+            folder.begin(settings, resume, overwrite)
+            finished = folder.result()
+            if finished is not None:
+                return finished
+        clock = _Clock()
+        keep_freed_memory()
+
+        parts = _prepare(source, train_share, chosen.held_out, seed, progress)
+        clock.lap('checking pictures')
+
+        network = _build(model, pretrained, chosen, input_size, seed)
+        config = resolve_data_config(model=network)
+        pictures = Pictures(parts.images, parts.content, config, progress)
+        clock.lap('reading pictures')
+
+        linear, floor = _linear_floor(network, pictures, parts, progress)
+        torch.manual_seed(seed)
+        network.reset_classifier(len(parts.classes))  # type: ignore[operator]
+        start = LinearStart(network, linear) if chosen.linear_start else None
+        clock.lap('linear floor')
+
+        if chosen.trained_stages is not None:
+            freeze_stages(network, chosen.trained_stages)
+        if chosen.keep_statistics:
+            keep_statistics(network)
+        task, cache_note = None, 'not used: nothing is trained'
+        if chosen.epochs:
+            features, trained, cache_note = _frozen_features(network, pictures, chosen, feature_cache, progress)
+            clock.lap('frozen features')
+            task = _task(network, trained, features or pictures, parts, chosen, seed, config)
+            state = fit(
+                task, chosen.epochs, folder.checkpoints, 'monitor_loss' if chosen.held_out else None, hardware,
+                progress)
+            task.load_state_dict(state)
+            clock.lap('training')
+
+        network.to('cpu').eval()
+        if start is not None:
+            start.fold()
+        probabilities = _probabilities(network, pictures, parts.validation, progress)
+        metrics, predictions = judge(probabilities, parts.subset('validation'))
+        clock.lap('evaluation')
+
+        folder.save_model(network, parts.classes)
+        folder.save_split({part: parts.subset(part) for part in ('train', 'held_out', 'validation')}, parts.content)
+        folder.save_predictions(predictions)
+        epochs = tuple(task.epochs) if task else ()
+        result = TrainingResult(
+            format=FORMAT,
+            name=label,
+            data=parts.data,
+            model=model,
+            parameters=sum(p.numel() for p in network.parameters()),
+            file_bytes=folder.weights.stat().st_size,
+            recipe=dataclasses.asdict(chosen),
+            seed=seed,
+            metrics=metrics,
+            linear=floor,
+            monitor=None if not epochs else 'held out' if chosen.held_out else 'validation',
+            chosen_epoch=_chosen_epoch(epochs, chosen),
+            epochs=epochs,
+            iterations=tuple(task.iterations) if task else (),
+            seconds=clock.seconds(),
+            feature_cache=cache_note,
+            command=tuple(sys.argv),
+            versions=versions(),
+            machine=machine(),
+        )
+        _draw(result, predictions, folder.path)
+        write_report(result, folder.path)
+        folder.finish(result)
+        return result
+
+
+def choose_recipe(name: str) -> Recipe:
+    """The recipe of this name.
+
+    Raises:
+        UserError: if there is none.
+    """
+    if name not in RECIPES:
+        raise UserError(f'unknown recipe {name!r}; choose one of {", ".join(RECIPES)}.')
+    return RECIPES[name]
+
+
+def show_augmentations(
+        source: str, recipe: Recipe, model: str = 'res_squeezenet', *, input_size: Optional[int] = None, seed: int = 0,
+        path: Union[str, Path] = 'augmentations.png', progress: Progress = silent,
+) -> Path:
+    """Write a picture of what the network sees: some training pictures, plain and as the first epochs change them."""
+    parts = _prepare(source, 0.7, recipe.held_out, seed, progress)
+    config = resolve_data_config(model=_build(model, False, recipe, input_size, seed))
+    rows, views = 6, 6
+    shown = parts.images.subset(np.random.default_rng(seed).permutation(len(parts.train))[:rows].tolist())
+    pictures = Pictures(shown, parts.content, config, progress)
+    augmentation = Augmentation(recipe.augmentation)
+    tiles, titles = [], []
+    for i in range(len(shown)):
+        tiles += [pictures[i], *(augmentation(np.array(pictures[i]), seed, epoch, i) for epoch in range(views - 1))]
+        titles += [shown.classes[shown.labels[i]], *(f'epoch {epoch + 1}' for epoch in range(views - 1))]
+    draw_pictures(tiles, titles, Path(path), views)
+    return Path(path)
+
+
+def _default_name(source: str, recipe: Recipe, model: str, seed: int) -> str:
+    parts = [Path(source).resolve().stem if source not in ('food', 'synthetic') else source, recipe.name]
+    if model != 'res_squeezenet':
+        parts.insert(1, model.replace('/', '-').replace(':', '-'))
+    if seed:
+        parts.append(f'seed{seed}')
+    return '-'.join(parts)
+
+
+def _is_child() -> bool:
+    """Whether Lightning started this process to train beside the one that the user started."""
+    return os.environ.get('LOCAL_RANK', '0') != '0' or os.environ.get('NODE_RANK', '0') != '0'
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self._start = self._last = time.perf_counter()
+        self._laps: Dict[str, float] = {}
+
+    def lap(self, what: str) -> None:
+        now = time.perf_counter()
+        self._laps[what] = now - self._last
+        self._last = now
+
+    def seconds(self) -> Dict[str, float]:
+        return {**self._laps, 'total': self._last - self._start}
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """The pictures of a run: those to learn from, those held out of training, those to report on."""
+
+    images: LabelledImages
+    content: Mapping[Path, str]
+    train: range  # places in images
+    held_out: range
+    validation: range
+    data: Data
+
+    @property
+    def classes(self) -> Tuple[str, ...]:
+        return self.images.classes
+
+    def subset(self, part: str) -> LabelledImages:
+        return self.images.subset(getattr(self, part))
+
+
+def _prepare(source: str, train_share: float, held_out: float, seed: int, progress: Progress) -> _Parts:
+    checked = check(load_source(source, progress), progress)
+    collection = checked.collection
+    train, validation = collection.train, collection.val
+    if validation is None:
+        train, validation = split(train, train_share, seed, checked.content)
+    counts = train.class_counts
+    held: LabelledImages = train.subset(())
+    if held_out:
+        train, held = split(train, 1 - held_out, seed + 1, checked.content)
+    images = LabelledImages(
+        train.paths + held.paths + validation.paths, train.labels + held.labels + validation.labels, train.classes)
+    first_held, first_validation = len(train), len(train) + len(held)
+    return _Parts(
+        images=images,
+        content=checked.content,
+        train=range(first_held),
+        held_out=range(first_held, first_validation),
+        validation=range(first_validation, len(images)),
+        data=Data(
+            source=source,
+            name=collection.name,
+            classes=train.classes,
+            train_counts=counts,
+            held_out_counts=held.class_counts,
+            validation_counts=validation.class_counts,
+            left_out=checked.left_out,
+            notes=collection.notes + checked.notes,
+        ))
+
+
+def _build(
+        name: str, pretrained: bool, recipe: Recipe, input_size: Optional[int], seed: int,
+) -> nn.Module:
+    """The model with its own last layer yet, its `pretrained_cfg` saying how it is to be fed."""
+    torch.manual_seed(seed)
+    network = load_model(name, pretrained, drop_rate=recipe.drop_rate)
+    if hasattr(network, 'logit_relu'):
+        network = load_model(name, pretrained, drop_rate=recipe.drop_rate, logit_relu=recipe.logit_relu)
+    config = resolve_data_config(model=network)
+    size = config['input_size'] if input_size is None else (config['input_size'][0], input_size, input_size)
+    config_of_model: Any = network.pretrained_cfg
+    config_of_model.update(
+        input_size=size, crop_mode=recipe.crop_mode, interpolation=config['interpolation'],
+        crop_pct=1.0 if recipe.crop_mode == 'squash' else config['crop_pct'])
+    return network.to(memory_format=torch.channels_last)
+
+
+def _linear_floor(
+        network: nn.Module, pictures: Pictures, parts: _Parts, progress: Progress,
+) -> Tuple[LinearClassifier, ClassificationMetrics]:
+    features = Features(pictures, pooled_features(network), 'computing pooled features, pictures', progress)
+    x = np.stack([features[i] for i in range(len(parts.images))]).astype(np.float32)
+    labels = np.asarray(parts.images.labels)
+    learned = range(parts.validation.start)  # there is nothing to choose by held-out pictures
+    linear = fit_linear(x[learned], labels[learned], len(parts.classes))
+    guesses = linear.predict(x[parts.validation])
+    return linear, classification_metrics(
+        confusion_matrix(labels[parts.validation], guesses, len(parts.classes)), parts.classes)
+
+
+def _frozen_features(
+        network: nn.Module, pictures: Pictures, recipe: Recipe, wanted: bool, progress: Progress,
+) -> Tuple[Optional[Features], Optional[nn.Module], str]:
+    """What the frozen part makes of every picture and the part that is trained, or why not."""
+    if not wanted:
+        return None, None, 'not used: switched off'
+    if recipe.trained_stages is None:
+        return None, None, 'not used: nothing is frozen'
+    if recipe.augmentation != 'none':
+        return None, None, 'not used: augmentation shows the frozen part other pictures in each epoch'
+    cut = cut_at_frozen(network)
+    if cut is None:
+        return None, None, 'not used: the frozen part ends in no single tensor, or torch.fx cannot trace the model'
+    try:
+        features = Features(pictures, cut.frozen, 'computing frozen features, pictures', progress)
+    except NotKept as e:
+        return None, None, f'not used: {e}'
+    return features, cut.trained, 'used'
+
+
+def _task(
+        network: nn.Module, trained: Optional[nn.Module], inputs: Union[Pictures, Features], parts: _Parts,
+        recipe: Recipe, seed: int, config: Dict[str, Any],
+) -> ClassificationTask:
+    labels = parts.images.labels
+    augmentation = None if recipe.augmentation == 'none' else Augmentation(recipe.augmentation)
+    return ClassificationTask(
+        network, trained, config, recipe, seed,
+        class_counts=parts.subset('train').class_counts,
+        training=Samples(inputs, labels, augmentation, seed),
+        training_indices=parts.train,
+        monitoring=Samples(inputs, labels),
+        monitoring_indices=parts.held_out or parts.validation)
+
+
+@torch.inference_mode()
+def _probabilities(network: nn.Module, pictures: Pictures, indices: range, progress: Progress) -> np.ndarray:
+    rows = []
+    for start in range(0, len(indices), 16):
+        batch = torch.from_numpy(np.stack([pictures[i] for i in indices[start:start + 16]]))
+        rows.append(network(to_input(batch, pictures.config)).softmax(1).numpy())
+        progress('evaluating, pictures', start + len(batch), len(indices))
+    return np.concatenate(rows)
+
+
+def _chosen_epoch(epochs: Tuple[Epoch, ...], recipe: Recipe) -> int:
+    if not epochs:
+        return 0
+    if recipe.held_out:
+        return min(epochs, key=lambda epoch: epoch.monitor_loss or 0.0).number
+    return epochs[-1].number
+
+
+def _draw(result: TrainingResult, predictions: Tuple[PicturePrediction, ...], folder: Path) -> None:
+    if result.epochs:
+        draw_curves(result, folder / 'curves.png')
+    draw_confusion(result.metrics, folder / 'confusion.png')
+    draw_mistakes(worst_mistakes(predictions), folder / 'mistakes.png')

@@ -1,0 +1,113 @@
+"""Running a task on Lightning, so that it can be stopped at any moment and resumed."""
+import logging
+import signal
+import sys
+import warnings
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, Iterator, Union
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+
+from rsq_backbone.errors import UserError, one_line
+from rsq_backbone.progress import Progress
+
+__all__ = ['Hardware', 'fit']
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Where Lightning's Trainer runs; its own names and values."""
+
+    accelerator: str = 'auto'
+    devices: Union[int, str] = 'auto'
+    strategy: str = 'auto'
+    num_nodes: int = 1
+    precision: Any = '32-true'
+
+
+def fit(
+        task: pl.LightningModule, epochs: int, checkpoints: Path, monitor: Union[str, None], hardware: Hardware,
+        progress: Progress,
+) -> Dict[str, torch.Tensor]:
+    """Train for a number of epochs, from the last checkpoint in the folder if there is one.
+
+    A checkpoint is written after each epoch, whole or not at all.
+
+    Args:
+        task: Logs `monitor` in each epoch.
+        epochs: All epochs, those before a resumed checkpoint included.
+        checkpoints: Folder of the checkpoints.
+        monitor: Logged value whose lowest epoch is kept; None keeps the last epoch.
+        hardware: Where to train.
+        progress: Told after each batch.
+
+    Returns:
+        The task's state after the kept epoch.
+
+    Raises:
+        UserError: if the hardware is not there, or a checkpoint cannot be read.
+        KeyboardInterrupt: if the user stopped it.
+        SystemExit: in the processes that Lightning started beside this one, once they have done their part.
+    """
+    last = checkpoints / 'last.ckpt'
+    keep_last = ModelCheckpoint(checkpoints, 'last', save_on_train_epoch_end=True, enable_version_counter=False)
+    keep_best = ModelCheckpoint(
+        checkpoints, 'best', monitor=monitor, save_on_train_epoch_end=True, enable_version_counter=False)
+    with _quiet():
+        try:
+            trainer = pl.Trainer(
+                accelerator=hardware.accelerator, devices=_devices(hardware), strategy=hardware.strategy,
+                num_nodes=hardware.num_nodes, precision=hardware.precision, max_epochs=epochs,
+                # The best first: the last checkpoint then remembers it.
+                callbacks=[_ProgressTeller(progress), *([keep_best] if monitor else []), keep_last],
+                logger=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+                use_distributed_sampler=False, reload_dataloaders_every_n_epochs=1)
+        except (ValueError, RuntimeError, pl.utilities.exceptions.MisconfigurationException) as e:
+            raise UserError(f'Lightning cannot train like this: {one_line(e)}') from e
+        before = signal.getsignal(signal.SIGINT)
+        try:
+            trainer.fit(task, ckpt_path=str(last) if last.exists() else None, weights_only=True)
+        except SystemExit:
+            if trainer.interrupted:  # Lightning's answer to Ctrl-C
+                raise KeyboardInterrupt from None
+            raise
+        finally:
+            signal.signal(signal.SIGINT, before)
+    if not trainer.is_global_zero:
+        sys.exit(0)
+    kept = checkpoints / 'best.ckpt' if monitor else last
+    return torch.load(kept, map_location='cpu', weights_only=True)['state_dict']
+
+
+def _devices(hardware: Hardware) -> Any:
+    return int(hardware.devices) if str(hardware.devices).isdigit() else hardware.devices
+
+
+class _ProgressTeller(Callback):
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def on_train_batch_end(
+            self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.is_global_zero:
+            self._progress('training, batches', trainer.global_step, int(trainer.estimated_stepping_batches))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Lightning's advice on workers and devices, which is not the user's to follow here."""
+    loggers = [logging.getLogger(name) for name in ('lightning', 'lightning.pytorch', 'lightning.fabric')]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings('ignore', module='lightning')
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,101 @@
+"""Which part of a network is frozen, and which learning rate each of the others gets."""
+from types import MethodType
+from typing import Any, Dict, List, Set, Tuple
+
+import torch.nn as nn
+from timm.models import group_parameters
+
+from rsq_backbone.errors import UserError
+
+__all__ = [
+    'classifier_parameters', 'freeze', 'freeze_stages', 'is_frozen', 'keep_statistics', 'parameter_groups', 'stages',
+]
+
+
+def stages(model: nn.Module) -> List[List[str]]:
+    """Parameter names of a timm model, from the stem through its stages to the classifier, as it groups them itself.
+
+    Raises:
+        UserError: if the model does not tell (it has no `group_matcher`).
+    """
+    if not hasattr(model, 'group_matcher'):
+        raise UserError(f'{type(model).__name__} has no group_matcher, so its stages are not known; '
+                        'use a model that has, or a recipe that trains all of it.')
+    groups = group_parameters(model, model.group_matcher(coarse=True))  # type: ignore[operator]
+    return [groups[key] for key in sorted(groups)]
+
+
+def classifier_parameters(model: nn.Module) -> Set[str]:
+    """Names of the last layer's parameters."""
+    classifier = model.get_classifier()  # type: ignore[operator]
+    # Several where a model was distilled.
+    layers = classifier if isinstance(classifier, (tuple, list)) else (classifier,)
+    own = {id(p) for layer in layers for p in layer.parameters()}
+    return {name for name, p in model.named_parameters() if id(p) in own}
+
+
+def freeze_stages(model: nn.Module, trained: int) -> None:
+    """Freeze all but the last layer and the `trained` stages before it."""
+    classifier = classifier_parameters(model)
+    body = [[name for name in names if name not in classifier] for names in stages(model)]
+    body = [names for names in body if names]
+    freeze(model, {name for names in body[:max(len(body) - trained, 0)] for name in names})
+
+
+def freeze(model: nn.Module, parameters: Set[str]) -> None:
+    """No gradient for these parameters, and evaluation mode for every module that holds nothing else.
+
+    The modules stay in evaluation mode through `model.train()`: batch norms keep their statistics, dropout is off.
+    """
+    for name, parameter in model.named_parameters():
+        if name in parameters:
+            parameter.requires_grad = False
+    for module in model.modules():
+        if is_frozen(module):
+            _keep_in_evaluation_mode(module)
+
+
+def keep_statistics(model: nn.Module) -> None:
+    """Every batch norm goes on with the statistics that it has, also through `model.train()`; it still learns."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            _keep_in_evaluation_mode(module)
+
+
+def is_frozen(module: nn.Module) -> bool:
+    """Whether a module has parameters and none of them is trained."""
+    parameters = list(module.parameters())
+    return bool(parameters) and not any(p.requires_grad for p in parameters)
+
+
+def _keep_in_evaluation_mode(module: nn.Module) -> None:
+    module.eval()
+    # An attribute of the instance: `train()` of a parent calls it for its children.
+    module.train = MethodType(_stay_in_evaluation_mode, module)  # type: ignore[method-assign]
+
+
+def _stay_in_evaluation_mode(module: nn.Module, mode: bool = True) -> nn.Module:
+    return module
+
+
+def parameter_groups(
+        model: nn.Module, learning_rate: float, classifier_factor: float, stage_factor: float, weight_decay: float,
+) -> List[Dict[str, Any]]:
+    """Optimizer groups of everything that is trained.
+
+    The last layer learns at `classifier_factor` times the learning rate, the last stage at the learning rate itself,
+    and each stage before it at `stage_factor` times that of the one after it. Biases and norms do not decay, as usual.
+    """
+    classifier = classifier_parameters(model)
+    body = [[name for name in names if name not in classifier] for names in stages(model)]
+    body = [names for names in body if names]
+    factors = dict.fromkeys(classifier, classifier_factor)
+    for distance, names in enumerate(reversed(body)):
+        factors.update(dict.fromkeys(names, stage_factor ** distance))
+    groups: Dict[Tuple[float, bool], List[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((factors[name], parameter.ndim > 1), []).append(parameter)
+    return [
+        {'params': parameters, 'lr': learning_rate * factor, 'weight_decay': weight_decay if decays else 0.0}
+        for (factor, decays), parameters in groups.items()]

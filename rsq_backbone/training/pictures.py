@@ -1,0 +1,186 @@
+"""From picture files to the batches that a network is trained on and judged by."""
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+
+import numpy as np
+import PIL
+import torch
+import torch.nn as nn
+from timm.data import create_transform
+from torch.utils.data import DataLoader, Dataset
+
+from rsq_backbone.datasets.labelled_images import LabelledImages
+from rsq_backbone.images import read_image
+from rsq_backbone.progress import Progress, silent
+from rsq_backbone.training.array_cache import NotKept, array_key, cached_array
+from rsq_backbone.training.augmentation import Augmentation
+
+__all__ = ['EpochBatches', 'Features', 'Pictures', 'Samples', 'batches', 'to_input']
+
+_READERS = 4  # threads; Pillow decodes without the interpreter lock
+_INFERENCE_BATCH = 16
+
+
+class Pictures:
+    """Pictures at the network's input size, (H, W, 3) uint8 each, as timm's evaluation transform cuts them out.
+
+    They are kept on disk where they fit, so that each file is decoded once however many epochs and runs follow; else
+    they are read again each time.
+
+    Args:
+        images: The pictures.
+        content: SHA-256 of each file, by which the kept pictures are known.
+        config: timm's data configuration (input_size, interpolation, crop_pct, crop_mode, mean, std).
+    """
+
+    def __init__(
+            self, images: LabelledImages, content: Mapping[Path, str], config: Dict[str, Any],
+            progress: Progress = silent,
+    ) -> None:
+        self.images = images
+        self.config = config
+        # timm's own division of labour: the part before normalisation gives uint8.
+        self._transform = create_transform(**config, use_prefetcher=True)
+        hashes = [content[path] for path in images.paths]
+        # Kept by content, so that neither the names nor the split matter.
+        distinct = sorted(set(hashes))
+        place = {digest: row for row, digest in enumerate(distinct)}
+        self.rows = [place[digest] for digest in hashes]
+        self.first = [hashes.index(digest) for digest in distinct]  # a picture for each row
+        self.key = array_key('pictures', distinct, str(self._transform), PIL.__version__)
+        _, height, width = config['input_size']
+        shape = (len(distinct), height, width, 3)
+
+        def fill(array: np.ndarray) -> None:
+            with ThreadPoolExecutor(_READERS) as pool:
+                for row, picture in enumerate(pool.map(self._read, self.first)):
+                    array[row] = picture
+                    progress('reading pictures', row + 1, len(distinct))
+
+        self._array: Optional[np.ndarray]
+        try:
+            self._array = cached_array(self.key, shape, np.uint8, fill)
+        except NotKept:
+            self._array = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self._read(index) if self._array is None else self._array[self.rows[index]]
+
+    @property
+    def kept(self) -> bool:
+        return self._array is not None
+
+    def _read(self, index: int) -> np.ndarray:
+        return self._transform(read_image(self.images.paths[index])).permute(1, 2, 0).numpy()
+
+
+class Features:
+    """What a fixed module makes of pictures, (H, W, C) or (C,) float16 each, kept on disk.
+
+    Raises:
+        NotKept: if there is no room for them, or float16 cannot hold them.
+    """
+
+    def __init__(self, pictures: Pictures, module: nn.Module, what: str, progress: Progress = silent) -> None:
+        module.eval()
+        self._rows = pictures.rows
+        first = self._compute(pictures, module, [0])
+
+        def fill(array: np.ndarray) -> None:
+            for start in range(0, len(array), _INFERENCE_BATCH):
+                part = pictures.first[start:start + _INFERENCE_BATCH]
+                values = self._compute(pictures, module, part)
+                if not np.isfinite(values).all():
+                    raise NotKept('the features exceed the range of float16')
+                array[start:start + len(part)] = values
+                progress(what, start + len(part), len(array))
+
+        key = array_key(
+            'features', pictures.key, pictures.config['mean'], pictures.config['std'], _fingerprint(module),
+            torch.__version__)
+        self._array = cached_array(key, (len(pictures.first), *first.shape[1:]), np.float16, fill)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self._array[self._rows[index]]
+
+    @staticmethod
+    @torch.inference_mode()
+    def _compute(pictures: Pictures, module: nn.Module, indices: Sequence[int]) -> np.ndarray:
+        x = torch.from_numpy(np.stack([pictures[i] for i in indices]))
+        y = module(to_input(x, pictures.config))
+        return (y.permute(0, 2, 3, 1) if y.ndim == 4 else y).half().numpy()
+
+
+def _fingerprint(module: nn.Module) -> str:
+    """Of a module's structure and of its weights."""
+    digest = hashlib.sha256((repr(module) + str(getattr(module, 'code', ''))).encode())
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def to_input(batch: torch.Tensor, config: Dict[str, Any]) -> torch.Tensor:
+    """Kept pictures or features, stored channels last, as float32 (N, C, H, W) in channels_last memory.
+
+    Pictures (uint8) are normalised by the configuration's mean and std.
+    """
+    x = batch.float()
+    if batch.dtype == torch.uint8:
+        mean, std = (torch.tensor(config[key], device=batch.device) * 255 for key in ('mean', 'std'))
+        x = (x - mean) / std
+    return x.permute(0, 3, 1, 2) if x.ndim == 4 else x
+
+
+class Samples(Dataset[Tuple[torch.Tensor, int]]):
+    """Pictures or features with their classes, by (epoch, index)."""
+
+    def __init__(
+            self, inputs: Any, labels: Sequence[int], augmentation: Optional[Augmentation] = None, seed: int = 0,
+    ) -> None:
+        self.inputs = inputs
+        self.labels = labels
+        self.augmentation = augmentation
+        self.seed = seed
+
+    def __getitem__(self, key: Tuple[int, int]) -> Tuple[torch.Tensor, int]:
+        epoch, index = key
+        x = np.array(self.inputs[index])
+        if self.augmentation is not None:
+            x = self.augmentation(x, self.seed, epoch, index)
+        return torch.from_numpy(x), self.labels[index]
+
+
+class EpochBatches:
+    """Batches of (epoch, index) in a random order that depends on the seed and the epoch alone.
+
+    As in MATLAB, pictures beyond the last whole batch wait for the next epoch's order. Of several processes, each takes
+    its share of every batch, so that all of them together take the steps that one would.
+    """
+
+    def __init__(
+            self, indices: Sequence[int], batch_size: int, seed: int, epoch: int, rank: int = 0, processes: int = 1,
+    ) -> None:
+        order = np.random.default_rng((seed, epoch)).permutation(np.asarray(indices))
+        size = min(batch_size, len(order) // processes * processes)
+        self._batches = [
+            [(epoch, int(i)) for i in order[start + rank:start + size:processes]]
+            for start in range(0, len(order) - size + 1, size)]
+
+    def __iter__(self) -> Iterator[List[Tuple[int, int]]]:
+        return iter(self._batches)
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+
+def batches(samples: Samples, keys: Any) -> DataLoader[Any]:
+    """`keys`: an EpochBatches or any list of lists of (epoch, index)."""
+    in_files = isinstance(samples.inputs, Pictures) and not samples.inputs.kept
+    return DataLoader(samples, batch_sampler=keys, num_workers=min(4, os.cpu_count() or 1) if in_files else 0)

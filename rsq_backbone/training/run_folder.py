@@ -1,0 +1,146 @@
+"""The folder of a run: a timm checkpoint with everything that is known about it."""
+import csv
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any, Dict, FrozenSet, Mapping, Optional, Sequence
+
+import safetensors.torch
+import torch.nn as nn
+from timm.models._hub import save_config_for_hf
+
+from rsq_backbone.datasets.labelled_images import LabelledImages
+from rsq_backbone.errors import UserError
+from rsq_backbone.files import whole_file, write_text
+from rsq_backbone.results import PicturePrediction, TrainingResult
+
+__all__ = ['RunFolder']
+
+
+class RunFolder:
+    """Files of a run. What has its final name is whole; `metrics.json` is written last and marks a finished run.
+
+    Args:
+        path: The folder; it is made by `begin`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.weights = path / 'model.safetensors'
+        self.config = path / 'config.json'
+        self.metrics = path / 'metrics.json'
+        self.checkpoints = path / 'checkpoints'
+        self._settings = path / 'settings.json'
+        self._split = path / 'split.csv'
+
+    @property
+    def last_checkpoint(self) -> Path:
+        return self.checkpoints / 'last.ckpt'
+
+    def timm_name(self) -> str:
+        """The name by which timm loads the run's model.
+
+        Raises:
+            UserError: if there is none.
+        """
+        for file in (self.config, self.weights):
+            if not file.is_file():
+                raise UserError(f'{self.path} is not a finished run ({file.name} is missing); rsq finetune makes one.')
+        return f'local-dir:{self.path}'
+
+    def result(self) -> Optional[TrainingResult]:
+        """What a finished run found, None while there is none."""
+        if not self.metrics.exists():
+            return None
+        return TrainingResult.from_json(json.loads(self.metrics.read_text(encoding='utf-8')))
+
+    def begin(self, settings: Dict[str, Any], resume: bool, overwrite: bool) -> None:
+        """Make the folder, or take up the unfinished run in it.
+
+        Args:
+            settings: What determines the run, JSON-able; a run is resumed with the settings that it began with.
+            resume: Go on where a run of the same settings stopped; a new run if there is none.
+            overwrite: Replace what is there.
+
+        Raises:
+            UserError: if the folder is taken, holds a run of other settings, or cannot be written.
+        """
+        settings = json.loads(json.dumps(settings))
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f'{self.path} is a file; choose another --output or --name.')
+        if self._is_taken():
+            if not resume and not overwrite:
+                raise UserError(
+                    f'{self.path} exists: continue it with --resume, replace it with --overwrite, or choose another '
+                    '--name.')
+            if resume:
+                self._check_settings(settings)
+            else:
+                self._clear()
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            write_text(self._settings, json.dumps(settings, indent=2) + '\n')
+        except OSError as e:
+            raise UserError(
+                f'{self.path} cannot be written ({e.strerror}); choose another folder with --output.') from e
+
+    def _is_taken(self) -> bool:
+        return self.path.is_dir() and any(self.path.iterdir())
+
+    def _check_settings(self, settings: Dict[str, Any]) -> None:
+        try:
+            before = json.loads(self._settings.read_text(encoding='utf-8'))
+        except (OSError, ValueError):
+            raise UserError(f'{self.path} holds no run to resume; choose another --name.') from None
+        changed = [key for key in sorted({*settings, *before}) if settings.get(key) != before.get(key)]
+        if changed:
+            raise UserError(
+                f'{self.path} was begun with other settings ({", ".join(changed)}); resume with the same command, or '
+                'choose another --name.')
+
+    def _clear(self) -> None:
+        """Only a run is removed; a folder of the user's own that happens to have the name is not."""
+        if not self._settings.exists():
+            raise UserError(f'{self.path} is not a run, so --overwrite does not touch it; choose another --name.')
+        shutil.rmtree(self.path)
+
+    def save_model(self, model: nn.Module, class_names: Sequence[str]) -> None:
+        """Weights and configuration as `timm.create_model('local-dir:...', pretrained=True)` reads them.
+
+        The model's `pretrained_cfg` says which preprocessing it needs.
+        """
+        tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+        with whole_file(self.weights) as temporary:
+            safetensors.torch.save_file(tensors, temporary, metadata={'format': 'pt'})
+        with whole_file(self.config) as temporary:
+            save_config_for_hf(model, str(temporary), model_config={'label_names': list(class_names)})
+
+    def save_split(self, parts: Dict[str, LabelledImages], content: Mapping[Path, str]) -> None:
+        """split.csv: which picture served for what, with the SHA-256 of its file."""
+        with whole_file(self._split) as temporary, temporary.open('w', newline='', encoding='utf-8') as stream:
+            writer = csv.writer(stream)
+            writer.writerow(['path', 'label', 'part', 'sha256'])
+            for part, images in parts.items():
+                for path, label in zip(images.paths, images.labels, strict=True):
+                    writer.writerow([path, images.classes[label], part, content[path]])
+
+    def training_content(self) -> FrozenSet[str]:
+        """SHA-256 of every picture that the model learned from or that its epoch was chosen by."""
+        if not self._split.exists():  # a checkpoint that came without its run
+            return frozenset()
+        with self._split.open(newline='', encoding='utf-8') as file:
+            return frozenset(row['sha256'] for row in csv.DictReader(file) if row['part'] != 'validation')
+
+    def save_predictions(self, predictions: Sequence[PicturePrediction]) -> None:
+        """predictions.csv: every validation picture with its true and its predicted class."""
+        file = self.path / 'predictions.csv'
+        with whole_file(file) as temporary, temporary.open('w', newline='', encoding='utf-8') as stream:
+            writer = csv.DictWriter(stream, [field.name for field in dataclasses.fields(PicturePrediction)])
+            writer.writeheader()
+            writer.writerows(map(dataclasses.asdict, predictions))
+
+    def finish(self, result: TrainingResult) -> None:
+        """Write metrics.json and remove what only a resumed run would need."""
+        write_text(self.metrics, json.dumps(dataclasses.asdict(result), indent=2, allow_nan=False) + '\n')
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
