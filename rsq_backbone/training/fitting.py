@@ -68,6 +68,7 @@ def fit(
                 use_distributed_sampler=False, reload_dataloaders_every_n_epochs=1)
         except (ValueError, RuntimeError, pl.utilities.exceptions.MisconfigurationException) as e:
             raise UserError(f'Lightning cannot train like this: {one_line(e)}') from e
+        task.train()  # Lightning leaves the mode as it finds it
         before = signal.getsignal(signal.SIGINT)
         try:
             trainer.fit(task, ckpt_path=str(last) if last.exists() else None, weights_only=True)

@@ -6,6 +6,7 @@ import time
 from typing import Any, Dict, List, Optional, Sequence
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -62,14 +63,11 @@ class ClassificationTask(pl.LightningModule):
         self._monitor_accuracy = MulticlassAccuracy(len(class_counts), average='micro')
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
-        module = self._trained[0] or self.network
-        return module(to_input(batch, self.config))
-
-    def train(self, mode: bool = True) -> 'ClassificationTask':
-        super().train(mode)
-        if self._trained[0] is not None:
-            self._trained[0].training = mode  # which of its two graphs is used; the modules in them have been told
-        return self
+        trained = self._trained[0]
+        if trained is None:
+            return self.network(to_input(batch, self.config))
+        trained.training = self.training  # which of its two graphs is used; the modules in them are the network's
+        return trained(to_input(batch, self.config))
 
     def train_dataloader(self) -> Any:
         """Made anew for each epoch."""
@@ -101,16 +99,17 @@ class ClassificationTask(pl.LightningModule):
         return {'optimizer': optimizer, 'lr_scheduler': {'scheduler': schedule, 'interval': 'step'}}
 
     def on_train_epoch_start(self) -> None:
-        # Dropout depends on seed and epoch alone, so that a resumed run goes on as the undisturbed one would have.
-        torch.manual_seed((self.seed * 10_007 + self.current_epoch) * 101 + self.global_rank)
         self._epoch_start = time.perf_counter()
         self._epoch_iterations = len(self.iterations)
 
     def training_step(self, batch: Any, batch_index: int) -> torch.Tensor:
+        # Dropout depends on nothing before this step, so that a resumed run goes on as the undisturbed one would have.
+        generator = np.random.SeedSequence((self.seed, self.current_epoch, batch_index, self.global_rank))
+        torch.manual_seed(int(generator.generate_state(1, np.uint64)[0] >> 1))
         x, target = batch
         logits = self(x)
-        # Weighted by hand: divided by the number of pictures, not by the sum of their weights, the mean over processes is
-        # what one process would get.
+        # Weighted by hand: divided by the number of pictures and not by the sum of their weights, so that the mean over
+        # processes is what one process would get.
         losses = F.cross_entropy(logits, target, reduction='none', label_smoothing=self.recipe.label_smoothing)
         loss = (losses * self.class_weights[target]).mean()
         accuracy = (logits.argmax(1) == target).float().mean()
