@@ -129,7 +129,7 @@ def _check_presence(files: _Names, found: _Names, pictures: Path) -> None:
 def _notes(record: _Record, found: _Names) -> Tuple[str, ...]:
     notes = []
     if record.previous_sha256:
-        notes.append(f'The zip is not the one used before: sha256 {record.sha256}, then {record.previous_sha256}.')
+        notes.append(f'The zip is not the one used before: sha256 {record.sha256}, formerly {record.previous_sha256}.')
     many = [f'{c} {len(record.files[c])} instead of {n}' for c, n in FOOD_COUNTS.items() if len(record.files[c]) > n]
     if many:
         notes.append(f"More pictures than in the paper's data: {', '.join(many)}.")

@@ -95,7 +95,7 @@ def test_encrypted_files_are_refused(tmp_path):
     assert 'encrypted' in refusal(tmp_path / 'a.zip')
 
 
-@pytest.mark.parametrize('names', [('1.jpg', '1.jpg'), ('a', 'a/1.jpg'), ('a/1.jpg', 'a')])
+@pytest.mark.parametrize('names', [('1.jpg', '1.jpg'), ('a', 'a/1.jpg'), ('a', 'a/b/1.jpg'), ('a/1.jpg', 'a')])
 def test_two_files_at_one_place_are_refused(tmp_path, names):
     archive = write_zip(tmp_path / 'a.zip', [(name, name) for name in names])
     assert f'holds {names[1]!r} twice' in refusal(archive)
