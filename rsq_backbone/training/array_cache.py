@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Callable, Sequence
 
@@ -41,24 +42,28 @@ def cached_array(key: str, shape: Sequence[int], dtype: Any, fill: Callable[[np.
     folder = _folder()
     file = folder / f'{key}.npy'
     try:
-        array = np.load(file, mmap_mode='r', allow_pickle=False)
+        array = open_memmap(file, mode='r')
         if array.shape == tuple(shape) and array.dtype == dtype:
-            file.touch()
+            with suppress(OSError):  # a cache that may only be read
+                file.touch()
             return array
-    except (OSError, ValueError, EOFError):  # not there, or damaged: computed anew
+    except Exception:  # not there, or damaged, on which the reader raises anything: computed anew
         pass
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise NotKept(f'{folder} cannot be made ({e.strerror})') from e
     size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
     _make_room(size)
     with whole_file(file) as temporary:
-        if hasattr(os, 'posix_fallocate'):
-            # A full disk is an error here; once the file is mapped it would kill the process with a bus error.
-            with temporary.open('r+b') as raw:
-                os.posix_fallocate(raw.fileno(), 0, size + 4096)
         array = open_memmap(temporary, mode='w+', dtype=dtype, shape=tuple(shape))
+        if hasattr(os, 'posix_fallocate'):
+            # A full disk is an error here; while the map is filled it would kill the process with a bus error.
+            with temporary.open('r+b') as raw:
+                os.posix_fallocate(raw.fileno(), 0, temporary.stat().st_size)
         fill(array)
         array.flush()
-    return np.load(file, mmap_mode='r', allow_pickle=False)
+    return open_memmap(file, mode='r')
 
 
 def _folder() -> Path:
@@ -68,15 +73,21 @@ def _folder() -> Path:
 def _make_room(size: int) -> None:
     folder = _folder()
     for leftover in folder.glob('.*.npy'):
-        if time.time() - leftover.stat().st_mtime > _ABANDONED_AFTER_S:
-            leftover.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # its process has just ended
+            if time.time() - leftover.stat().st_mtime > _ABANDONED_AFTER_S:
+                leftover.unlink()
     if size > LIMIT_BYTES:
         raise NotKept(f'{size / 1e9:.1f} GB are more than the {LIMIT_BYTES / 1e9:.0f} GB that the cache may hold')
-    by_age = sorted(folder.glob('[!.]*.npy'), key=lambda file: file.stat().st_mtime)
-    total = sum(file.stat().st_size for file in by_age)
+    by_age = []
+    for file in folder.glob('[!.]*.npy'):
+        with suppress(FileNotFoundError):  # another process has just made room
+            status = file.stat()
+            by_age.append((status.st_mtime, status.st_size, file))
+    by_age.sort()
+    total = sum(bytes_ for _, bytes_, _ in by_age)
     while total + size > LIMIT_BYTES or size + _KEEP_FREE_BYTES > shutil.disk_usage(folder).free:
         if not by_age:
             raise NotKept(f'{size / 1e9:.1f} GB do not fit on the disk of {folder}')
-        oldest = by_age.pop(0)
-        total -= oldest.stat().st_size
+        _, bytes_, oldest = by_age.pop(0)
+        total -= bytes_
         oldest.unlink(missing_ok=True)  # a process that has it mapped keeps its pages

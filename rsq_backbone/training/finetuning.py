@@ -83,6 +83,8 @@ def finetune(
         KeyboardInterrupt: if the user stopped the training; it can be resumed.
     """
     hardware = hardware or Hardware()
+    if input_size is not None and not 32 <= input_size <= 1024:
+        raise UserError(f'input size should be 32 .. 1024 pixels, got {input_size}.')
     chosen = recipe if isinstance(recipe, Recipe) else choose_recipe(recipe)
     label = name or _default_name(source, chosen, model, seed)
     folder = RunFolder(Path(output) / label)
@@ -91,8 +93,8 @@ def finetune(
         'input_size': input_size, 'train_share': train_share, 'seed': seed, 'precision': hardware.precision}
     with one_line_faults(folder.path):
         if not _is_child():
-            folder.begin(settings, resume, overwrite)
-            finished = folder.result()
+            folder.check(settings, resume, overwrite)
+            finished = folder.result() if resume else None
             if finished is not None:
                 return finished
         clock = _Clock()
@@ -112,6 +114,8 @@ def finetune(
         start = LinearStart(network, linear) if chosen.linear_start else None
         clock.lap('linear floor')
 
+        if not _is_child():
+            folder.begin(settings, resume)
         if chosen.trained_stages is not None:
             freeze_stages(network, chosen.trained_stages)
         if chosen.keep_statistics:
@@ -293,7 +297,7 @@ def _build(
 def _linear_floor(
         network: nn.Module, pictures: Pictures, parts: _Parts, progress: Progress,
 ) -> Tuple[LinearClassifier, ClassificationMetrics]:
-    features = Features(pictures, pooled_features(network), 'computing pooled features, pictures', progress)
+    features = Features(pictures, pooled_features(network), 'computing pooled features, pictures', progress, small=True)
     x = np.stack([features[i] for i in range(len(parts.images))]).astype(np.float32)
     labels = np.asarray(parts.images.labels)
     learned = range(parts.validation.start)  # there is nothing to choose by held-out pictures

@@ -13,6 +13,7 @@ from timm.data import create_transform
 from torch.utils.data import DataLoader, Dataset
 
 from rsq_backbone.datasets.labelled_images import LabelledImages
+from rsq_backbone.errors import UserError
 from rsq_backbone.images import read_image
 from rsq_backbone.progress import Progress, silent
 from rsq_backbone.training.array_cache import NotKept, array_key, cached_array
@@ -83,11 +84,15 @@ class Pictures:
 class Features:
     """What a fixed module makes of pictures, (H, W, C) or (C,) float16 each, kept on disk.
 
+    `small` ones are held in memory where there is no room on the disk.
+
     Raises:
         NotKept: if there is no room for them, or float16 cannot hold them.
     """
 
-    def __init__(self, pictures: Pictures, module: nn.Module, what: str, progress: Progress = silent) -> None:
+    def __init__(
+            self, pictures: Pictures, module: nn.Module, what: str, progress: Progress = silent, small: bool = False,
+    ) -> None:
         module.eval()
         self._rows = pictures.rows
         first = self._compute(pictures, module, [0])
@@ -104,7 +109,14 @@ class Features:
         key = array_key(
             'features', pictures.key, pictures.config['mean'], pictures.config['std'], _fingerprint(module),
             torch.__version__)
-        self._array = cached_array(key, (len(pictures.first), *first.shape[1:]), np.float16, fill)
+        shape = (len(pictures.first), *first.shape[1:])
+        try:
+            self._array = cached_array(key, shape, np.float16, fill)
+        except NotKept:
+            if not small:
+                raise
+            self._array = np.empty(shape, np.float16)
+            fill(self._array)
 
     def __getitem__(self, index: int) -> np.ndarray:
         return self._array[self._rows[index]]
@@ -114,6 +126,8 @@ class Features:
     def _compute(pictures: Pictures, module: nn.Module, indices: Sequence[int]) -> np.ndarray:
         x = torch.from_numpy(np.stack([pictures[i] for i in indices]))
         y = module(to_input(x, pictures.config))
+        if not isinstance(y, torch.Tensor):
+            raise NotKept('the features are not a single tensor')
         return (y.permute(0, 2, 3, 1) if y.ndim == 4 else y).half().numpy()
 
 
@@ -162,11 +176,18 @@ class EpochBatches:
 
     As in MATLAB, pictures beyond the last whole batch wait for the next epoch's order. Of several processes, each takes
     its share of every batch, so that all of them together take the steps that one would.
+
+    Raises:
+        UserError: if a batch does not divide by the processes, or there are fewer pictures than processes.
     """
 
     def __init__(
             self, indices: Sequence[int], batch_size: int, seed: int, epoch: int, rank: int = 0, processes: int = 1,
     ) -> None:
+        if batch_size % processes:
+            raise UserError(f'a batch of {batch_size} does not divide by {processes} processes; change --batch-size.')
+        if len(indices) < processes:
+            raise UserError(f'{len(indices)} training pictures are too few for {processes} processes.')
         order = np.random.default_rng((seed, epoch)).permutation(np.asarray(indices))
         size = min(batch_size, len(order) // processes * processes)
         self._batches = [

@@ -22,7 +22,7 @@ class RunFolder:
     """Files of a run. What has its final name is whole; `metrics.json` is written last and marks a finished run.
 
     Args:
-        path: The folder; it is made by `begin`.
+        path: The folder; `check` looks at it, `begin` makes it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -53,57 +53,73 @@ class RunFolder:
         """What a finished run found, None while there is none."""
         if not self.metrics.exists():
             return None
-        return TrainingResult.from_json(json.loads(self.metrics.read_text(encoding='utf-8')))
+        try:
+            return TrainingResult.from_json(json.loads(self.metrics.read_text(encoding='utf-8')))
+        except (AttributeError, KeyError, TypeError, ValueError) as e:
+            if isinstance(e, UserError):
+                raise
+            raise UserError(f'{self.metrics} is damaged; run again with --overwrite.') from e
 
-    def begin(self, settings: Dict[str, Any], resume: bool, overwrite: bool) -> None:
-        """Make the folder, or take up the unfinished run in it.
+    def check(self, settings: Dict[str, Any], resume: bool, overwrite: bool) -> None:
+        """See whether a run may have this folder, touching nothing.
 
         Args:
             settings: What determines the run, JSON-able; a run is resumed with the settings that it began with.
             resume: Go on where a run of the same settings stopped; a new run if there is none.
-            overwrite: Replace what is there.
+            overwrite: Replace the run that is there.
 
         Raises:
-            UserError: if the folder is taken, holds a run of other settings, or cannot be written.
+            UserError: if the folder is taken, or holds no run or one of other settings.
         """
-        settings = json.loads(json.dumps(settings))
-        if self.path.exists() and not self.path.is_dir():
-            raise UserError(f'{self.path} is a file; choose another --output or --name.')
-        if self._is_taken():
-            if not resume and not overwrite:
-                raise UserError(
-                    f'{self.path} exists: continue it with --resume, replace it with --overwrite, or choose another '
-                    '--name.')
-            if resume:
-                self._check_settings(settings)
-            else:
-                self._clear()
         try:
+            if '\0' in str(self.path):
+                raise ValueError('embedded null character')
+            if self.path.exists() and not self.path.is_dir():
+                raise UserError(f'{self.path} is a file; choose another --output or --name.')
+            taken = self.path.is_dir() and any(self.path.iterdir())
+        except (OSError, ValueError) as e:  # a name that no file can have
+            if isinstance(e, UserError):
+                raise
+            raise UserError(
+                f'{str(self.path)[:80]!r} cannot be a folder ({type(e).__name__}); choose another --name.') from e
+        if not taken:
+            return
+        if not resume and not overwrite:
+            raise UserError(
+                f'{self.path} exists: continue it with --resume, replace it with --overwrite, or choose another '
+                '--name.')
+        before = self._settings_before()
+        settings = json.loads(json.dumps(settings))
+        changed = [key for key in sorted({*settings, *before}) if settings.get(key) != before.get(key)]
+        if resume and changed:
+            raise UserError(
+                f'{self.path} was begun with other settings ({", ".join(changed)}); resume with the same command, or '
+                'choose another --name.')
+
+    def begin(self, settings: Dict[str, Any], resume: bool) -> None:
+        """Make the folder, after `check` and when all that could keep the run from starting has been tried.
+
+        Raises:
+            UserError: if the folder cannot be written.
+        """
+        try:
+            if not resume and self._settings.exists():
+                shutil.rmtree(self.path)
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             write_text(self._settings, json.dumps(settings, indent=2) + '\n')
         except OSError as e:
             raise UserError(
                 f'{self.path} cannot be written ({e.strerror}); choose another folder with --output.') from e
 
-    def _is_taken(self) -> bool:
-        return self.path.is_dir() and any(self.path.iterdir())
-
-    def _check_settings(self, settings: Dict[str, Any]) -> None:
+    def _settings_before(self) -> Dict[str, Any]:
+        """Of the run in this folder; a folder of the user's own, even with a settings.json in it, is none."""
         try:
             before = json.loads(self._settings.read_text(encoding='utf-8'))
         except (OSError, ValueError):
-            raise UserError(f'{self.path} holds no run to resume; choose another --name.') from None
-        changed = [key for key in sorted({*settings, *before}) if settings.get(key) != before.get(key)]
-        if changed:
-            raise UserError(
-                f'{self.path} was begun with other settings ({", ".join(changed)}); resume with the same command, or '
-                'choose another --name.')
-
-    def _clear(self) -> None:
-        """Only a run is removed; a folder of the user's own that happens to have the name is not."""
-        if not self._settings.exists():
-            raise UserError(f'{self.path} is not a run, so --overwrite does not touch it; choose another --name.')
-        shutil.rmtree(self.path)
+            before = None
+        if not isinstance(before, dict) or not before.keys() >= {'source', 'recipe', 'model', 'seed'}:
+            raise UserError(f'{self.path} exists and holds no run; choose another --name.')
+        return before
 
     def save_model(self, model: nn.Module, class_names: Sequence[str]) -> None:
         """Weights and configuration as `timm.create_model('local-dir:...', pretrained=True)` reads them.
