@@ -43,7 +43,8 @@ def cached_array(key: str, shape: Sequence[int], dtype: Any, fill: Callable[[np.
     file = folder / f'{key}.npy'
     try:
         array = open_memmap(file, mode='r')
-        if array.shape == tuple(shape) and array.dtype == dtype:
+        whole = file.stat().st_size == array.offset + array.nbytes
+        if whole and array.shape == tuple(shape) and array.dtype == dtype:
             with suppress(OSError):  # a cache that may only be read
                 file.touch()
             return array

@@ -25,7 +25,7 @@ from rsq_backbone.progress import Progress, silent
 from rsq_backbone.reports.html import write_report
 from rsq_backbone.reports.plots import draw_confusion, draw_curves, draw_mistakes, draw_pictures
 from rsq_backbone.results import FORMAT, Data, Epoch, PicturePrediction, TrainingResult
-from rsq_backbone.training.array_cache import NotKept
+from rsq_backbone.training.array_cache import NotKept, array_key
 from rsq_backbone.training.augmentation import Augmentation
 from rsq_backbone.training.faults import one_line_faults
 from rsq_backbone.training.fitting import Hardware, fit
@@ -115,7 +115,8 @@ def finetune(
         clock.lap('linear floor')
 
         if not _is_child():
-            folder.begin(settings, resume)
+            pictures_of_run = array_key(sorted(parts.content.values()))
+            folder.begin({**settings, 'pictures': pictures_of_run}, resume)
         if chosen.trained_stages is not None:
             freeze_stages(network, chosen.trained_stages)
         if chosen.keep_statistics:
@@ -126,7 +127,7 @@ def finetune(
             clock.lap('frozen features')
             task = _task(network, trained, features or pictures, parts, chosen, seed, config)
             state = fit(
-                task, chosen.epochs, folder.checkpoints, 'monitor_loss' if chosen.held_out else None, hardware,
+                task, chosen.epochs, folder.checkpoints, 'monitor_loss' if parts.held_out else None, hardware,
                 progress)
             task.load_state_dict(state)
             clock.lap('training')
@@ -153,8 +154,8 @@ def finetune(
             seed=seed,
             metrics=metrics,
             linear=floor,
-            monitor=None if not epochs else 'held out' if chosen.held_out else 'validation',
-            chosen_epoch=_chosen_epoch(epochs, chosen),
+            monitor=None if not epochs else 'held out' if parts.held_out else 'validation',
+            chosen_epoch=_chosen_epoch(epochs, bool(parts.held_out)),
             epochs=epochs,
             iterations=tuple(task.iterations) if task else (),
             seconds=clock.seconds(),
@@ -200,7 +201,9 @@ def show_augmentations(
 
 
 def _default_name(source: str, recipe: Recipe, model: str, seed: int) -> str:
-    parts = [Path(source).resolve().stem if source not in ('food', 'synthetic') else source, recipe.name]
+    path = Path(source).resolve()
+    stem = path.stem if path.suffix.lower() == '.csv' else path.name
+    parts = [source if source in ('food', 'synthetic') else stem, recipe.name]
     if model != 'res_squeezenet':
         parts.insert(1, model.replace('/', '-').replace(':', '-'))
     if seed:
@@ -286,6 +289,8 @@ def _build(
     if hasattr(network, 'logit_relu'):
         network = load_model(name, pretrained, drop_rate=recipe.drop_rate, logit_relu=recipe.logit_relu)
     config = resolve_data_config(model=network)
+    if input_size not in (None, config['input_size'][-1]) and network.pretrained_cfg.get('fixed_input_size'):  # type: ignore
+        raise UserError(f'{name} takes no other input size than {config["input_size"][-1]}.')
     size = config['input_size'] if input_size is None else (config['input_size'][0], input_size, input_size)
     config_of_model: Any = network.pretrained_cfg
     config_of_model.update(
@@ -352,10 +357,10 @@ def _probabilities(network: nn.Module, pictures: Pictures, indices: range, progr
     return np.concatenate(rows)
 
 
-def _chosen_epoch(epochs: Tuple[Epoch, ...], recipe: Recipe) -> int:
+def _chosen_epoch(epochs: Tuple[Epoch, ...], by_held_out: bool) -> int:
     if not epochs:
         return 0
-    if recipe.held_out:
+    if by_held_out:
         return min(epochs, key=lambda epoch: epoch.monitor_loss or 0.0).number
     return epochs[-1].number
 

@@ -2,6 +2,7 @@
 import logging
 import signal
 import sys
+import threading
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -69,19 +70,35 @@ def fit(
         except (ValueError, RuntimeError, pl.utilities.exceptions.MisconfigurationException) as e:
             raise UserError(f'Lightning cannot train like this: {one_line(e)}') from e
         task.train()  # Lightning leaves the mode as it finds it
+        resumed = last.exists()
+        if resumed:
+            _check(last, task)
         before = signal.getsignal(signal.SIGINT)
         try:
-            trainer.fit(task, ckpt_path=str(last) if last.exists() else None, weights_only=True)
+            trainer.fit(task, ckpt_path=str(last) if resumed else None, weights_only=True)
         except SystemExit:
             if trainer.interrupted:  # Lightning's answer to Ctrl-C
                 raise KeyboardInterrupt from None
             raise
         finally:
-            signal.signal(signal.SIGINT, before)
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGINT, before)  # Lightning ignores it from the first Ctrl-C on
     if not trainer.is_global_zero:
         sys.exit(0)
     kept = checkpoints / 'best.ckpt' if monitor else last
     return torch.load(kept, map_location='cpu', weights_only=True)['state_dict']
+
+
+def _check(file: Path, task: pl.LightningModule) -> None:
+    """Refuse a checkpoint that is damaged or of another run, before Lightning reads it."""
+    try:
+        checkpoint = torch.load(file, map_location='cpu', weights_only=True)
+        found = {key: value.shape for key, value in checkpoint['state_dict'].items()}
+        sound = found == {key: value.shape for key, value in task.state_dict().items()} and 'history' in checkpoint
+    except Exception:  # on damaged files torch raises anything
+        sound = False
+    if not sound:
+        raise UserError(f'{file} is damaged or of another run; begin again with --overwrite.')
 
 
 def _devices(hardware: Hardware) -> Any:

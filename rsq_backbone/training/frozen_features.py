@@ -6,13 +6,17 @@ from typing import Dict, Optional, Set
 import torch
 import torch.fx
 import torch.nn as nn
-from timm.layers import DropPath
 
 from rsq_backbone.training.layers import is_frozen
 
 __all__ = ['CutNetwork', 'cut_at_frozen']
 
-_RANDOM_MODULES = (nn.modules.dropout._DropoutNd, DropPath, nn.RReLU)
+# Where the classes of parameterless modules come from that give the same for the same input, whatever the mode. The
+# random ones among them are named; of a class from elsewhere nothing is known.
+_KNOWN = (
+    'torch.nn.modules.', 'timm.layers.activations', 'timm.layers.adaptive_avgmax_pool', 'timm.layers.pool2d_same',
+    'rsq_backbone.res_squeezenet')
+_RANDOM_MODULES = (nn.modules.dropout._DropoutNd, nn.RReLU)
 # Functions that give the same for the same input, whatever the mode; anything else ends the frozen part.
 _PURE_FUNCTIONS = frozenset({
     operator.add, operator.iadd, operator.mul, operator.getitem, torch.add, torch.cat, torch.flatten, torch.mean,
@@ -53,8 +57,11 @@ def cut_at_frozen(model: nn.Module) -> Optional[CutNetwork]:
     cut = _cut_node(model, graphs[True])
     if cut is None or not any(node.name == cut.name for node in graphs[False].nodes):
         return None
+    frozen = {mode: _part(model, graph, cut.name, before=True) for mode, graph in graphs.items()}
+    if str(frozen[True].graph) != str(frozen[False].graph):  # what is done in training only would be left out
+        return None
     return CutNetwork(
-        frozen=_part(model, graphs[False], cut.name, before=True),
+        frozen=frozen[False],
         trained=_TrainedPart(*(_part(model, graphs[mode], cut.name, before=False) for mode in (True, False))))
 
 
@@ -84,6 +91,8 @@ def _cut_node(model: nn.Module, graph: torch.fx.Graph) -> Optional[torch.fx.Node
             continue
         fixed.add(node)
         any_frozen = any_frozen or (node.op == 'call_module' and is_frozen(model.get_submodule(str(node.target))))
+        if any(user.target is operator.getitem for user in node.users):
+            continue  # a tuple or a dictionary
         used_later = {n for later in nodes[i + 1:] for n in later.all_input_nodes}
         if any_frozen and used_later.isdisjoint(nodes[:i]):
             cut = node
@@ -96,7 +105,8 @@ def _is_fixed(model: nn.Module, node: torch.fx.Node) -> bool:
         module = model.get_submodule(str(node.target))
         if any(True for _ in module.parameters()):
             return is_frozen(module)
-        return not any(isinstance(m, _RANDOM_MODULES) for m in module.modules())
+        return all(
+            type(m).__module__.startswith(_KNOWN) and not isinstance(m, _RANDOM_MODULES) for m in module.modules())
     if node.op == 'call_function':
         return node.target in _PURE_FUNCTIONS
     return node.op == 'call_method' and node.target in _PURE_METHODS

@@ -5,7 +5,7 @@ from typing import Any, Dict, List, Set, Tuple
 import torch.nn as nn
 from timm.models import group_parameters
 
-from rsq_backbone.errors import UserError
+from rsq_backbone.errors import UserError, one_line
 
 __all__ = [
     'classifier_parameters', 'freeze', 'freeze_stages', 'is_frozen', 'keep_statistics', 'parameter_groups', 'stages',
@@ -21,7 +21,10 @@ def stages(model: nn.Module) -> List[List[str]]:
     if not hasattr(model, 'group_matcher'):
         raise UserError(f'{type(model).__name__} has no group_matcher, so its stages are not known; '
                         'use a model that has, or a recipe that trains all of it.')
-    groups = group_parameters(model, model.group_matcher(coarse=True))  # type: ignore[operator]
+    try:
+        groups = group_parameters(model, model.group_matcher(coarse=True))  # type: ignore[operator]
+    except AssertionError as e:
+        raise UserError(f'the group_matcher of {type(model).__name__} does not tell its stages: {one_line(e)}') from e
     return [groups[key] for key in sorted(groups)]
 
 
@@ -36,10 +39,16 @@ def classifier_parameters(model: nn.Module) -> Set[str]:
 
 def freeze_stages(model: nn.Module, trained: int) -> None:
     """Freeze all but the last layer and the `trained` stages before it."""
+    body = _body(model) if trained else [[name for name, _ in model.named_parameters()]]
+    frozen = {name for names in body[:max(len(body) - trained, 0)] for name in names}
+    freeze(model, frozen - classifier_parameters(model))
+
+
+def _body(model: nn.Module) -> List[List[str]]:
+    """The stages without the last layer."""
     classifier = classifier_parameters(model)
-    body = [[name for name in names if name not in classifier] for names in stages(model)]
-    body = [names for names in body if names]
-    freeze(model, {name for names in body[:max(len(body) - trained, 0)] for name in names})
+    without = [[name for name in names if name not in classifier] for names in stages(model)]
+    return [names for names in without if names]
 
 
 def freeze(model: nn.Module, parameters: Set[str]) -> None:
@@ -86,12 +95,11 @@ def parameter_groups(
     The last layer learns at `classifier_factor` times the learning rate, the last stage at the learning rate itself,
     and each stage before it at `stage_factor` times that of the one after it. Biases and norms do not decay, as usual.
     """
-    classifier = classifier_parameters(model)
-    body = [[name for name in names if name not in classifier] for names in stages(model)]
-    body = [names for names in body if names]
-    factors = dict.fromkeys(classifier, classifier_factor)
-    for distance, names in enumerate(reversed(body)):
-        factors.update(dict.fromkeys(names, stage_factor ** distance))
+    factors = {name: 1.0 for name, _ in model.named_parameters()}
+    if stage_factor != 1:  # else it does not matter if a model does not tell its stages
+        for distance, names in enumerate(reversed(_body(model))):
+            factors.update(dict.fromkeys(names, stage_factor ** distance))
+    factors.update(dict.fromkeys(classifier_parameters(model), classifier_factor))
     groups: Dict[Tuple[float, bool], List[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

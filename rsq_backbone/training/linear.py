@@ -7,6 +7,8 @@ import numpy as np
 import torch
 import torch.nn as nn
 
+from rsq_backbone.errors import UserError
+
 __all__ = ['LinearClassifier', 'LinearStart', 'fit_linear', 'pooled_features']
 
 # Inverse strength of the L2 penalty on standardised features; some hundred features of some hundred pictures need a
@@ -68,10 +70,17 @@ class LinearStart:
     Features of a network without norms may be tens in size, and steps that suit the other layers would throw the last
     one far off. While it is trained its input is therefore standardised; `fold` puts that into the layer's own weights,
     so that the model is an ordinary one afterwards.
+
+    Raises:
+        UserError: if the model does not end in one linear layer with a bias.
     """
 
     def __init__(self, model: nn.Module, linear: LinearClassifier) -> None:
         self._layer = model.get_classifier()  # type: ignore[operator]
+        if not isinstance(self._layer, (nn.Linear, nn.Conv2d)) or self._layer.bias is None:
+            raise UserError(
+                f'{type(model).__name__} does not end in one linear layer, so it cannot start as a logistic '
+                'regression; use --recipe paper.')
         self._mean, self._scale = (
             torch.from_numpy(values).float() for values in (linear.mean, 1 / linear.deviation))
         with torch.no_grad():

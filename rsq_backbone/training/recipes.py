@@ -2,6 +2,8 @@
 from dataclasses import dataclass
 from typing import Dict, Optional
 
+from rsq_backbone.errors import UserError
+
 __all__ = ['RECIPES', 'Recipe']
 
 
@@ -29,6 +31,13 @@ class Recipe:
     keep_statistics: bool  # batch norms go on with the statistics they have; a batch of ten says little about them
     linear_start: bool  # the last layer starts as the logistic regression that is the floor
     held_out: float  # share of the training pictures by which the best epoch is chosen; 0 keeps the last epoch
+
+    def __post_init__(self) -> None:
+        choices = {
+            'optimizer': ('sgd', 'adamw'), 'schedule': ('constant', 'one-cycle'), 'crop_mode': ('squash', 'center')}
+        for field, allowed in choices.items():
+            if getattr(self, field) not in allowed:
+                raise UserError(f'{field} should be {" or ".join(allowed)}, got {getattr(self, field)!r}.')
 
 
 RECIPES: Dict[str, Recipe] = {recipe.name: recipe for recipe in (

@@ -64,7 +64,7 @@ class RunFolder:
         """See whether a run may have this folder, touching nothing.
 
         Args:
-            settings: What determines the run, JSON-able; a run is resumed with the settings that it began with.
+            settings: What determines the run so far as it is known yet, JSON-able.
             resume: Go on where a run of the same settings stopped; a new run if there is none.
             overwrite: Replace the run that is there.
 
@@ -90,7 +90,7 @@ class RunFolder:
                 '--name.')
         before = self._settings_before()
         settings = json.loads(json.dumps(settings))
-        changed = [key for key in sorted({*settings, *before}) if settings.get(key) != before.get(key)]
+        changed = [key for key in settings if settings[key] != before.get(key)]
         if resume and changed:
             raise UserError(
                 f'{self.path} was begun with other settings ({", ".join(changed)}); resume with the same command, or '
@@ -100,8 +100,10 @@ class RunFolder:
         """Make the folder, after `check` and when all that could keep the run from starting has been tried.
 
         Raises:
-            UserError: if the folder cannot be written.
+            UserError: if the folder cannot be written, or a run is resumed on other pictures.
         """
+        if resume and self._settings.exists() and self._settings_before() != json.loads(json.dumps(settings)):
+            raise UserError(f'the pictures have changed since {self.path} was begun; begin again with --overwrite.')
         try:
             if not resume and self._settings.exists():
                 shutil.rmtree(self.path)
@@ -160,3 +162,5 @@ class RunFolder:
         """Write metrics.json and remove what only a resumed run would need."""
         write_text(self.metrics, json.dumps(dataclasses.asdict(result), indent=2, allow_nan=False) + '\n')
         shutil.rmtree(self.checkpoints, ignore_errors=True)
+        for leftover in self.path.glob('.*-*'):  # of a process that was killed while it wrote
+            leftover.unlink(missing_ok=True)
