@@ -14,6 +14,8 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import torch
 
+from rsq_backbone.machine import cpu_name
+
 WARM_UP_LIMIT_S = 3.0
 BLOCK_S = 0.1
 NOISY, REJECTED = 0.10, 0.25  # torch.utils.benchmark's thresholds for the spread
@@ -196,7 +198,7 @@ def environment() -> Dict[str, Any]:
 
     watched = ('OMP_', 'KMP_', 'GOMP_', 'MKL_', 'ONEDNN_', 'DNNL_', 'ATEN_', 'MALLOC_', 'LD_PRELOAD')
     return {
-        'cpu': _cpu_name(),
+        'cpu': cpu_name(),
         'cores': os.cpu_count(),
         'cpu_capability': torch.backends.cpu.get_cpu_capability(),
         'system': platform.platform(),
@@ -206,12 +208,3 @@ def environment() -> Dict[str, Any]:
         'timm': timm.__version__,
         'variables': {key: value for key, value in os.environ.items() if key.startswith(watched)},
     }
-
-
-def _cpu_name() -> str:
-    info = Path('/proc/cpuinfo')
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith('model name'):
-                return line.split(':', 1)[1].strip()
-    return platform.processor() or platform.machine()

@@ -14,7 +14,6 @@ For each seed a sample of as many pictures as the paper had (978), in the origin
 The arms of a seed follow each other in an order that rotates with the seed, so that the machine's mood favours none. A
 run that was stopped goes on where it was when the same command is given again.
 """
-import csv
 import dataclasses
 import json
 import os
@@ -29,12 +28,13 @@ import timm
 import torch
 import torch.nn as nn
 import typer
-from measuring import LoadWatch, environment
+from measuring import FOREIGN_CORES_NOTICED, LoadWatch, environment
 from printing import in_existing_folder, markdown_table, progress_bar, run
 from scipy.stats import t as student
 from timm.models import register_model
 
 from rsq_backbone.errors import UserError
+from rsq_backbone.files import write_rows, write_text
 from rsq_backbone.results import TrainingResult
 from rsq_backbone.training.finetuning import finetune
 from rsq_backbone.training.recipes import RECIPES, Recipe
@@ -130,8 +130,7 @@ def write_sample(cells: Sequence[Cell], task: str, pictures: int, seed: int, pat
     for label in sorted(set(labels.tolist())):
         own = rng.permutation(np.flatnonzero(labels == label))
         chosen += own[:round(len(own) * pictures / len(cells))].tolist()
-    with path.open('w', newline='', encoding='utf-8') as file:
-        csv.writer(file).writerows([('path', 'label'), *((cells[i].path, labels[i]) for i in sorted(chosen))])
+    write_rows(path, [('path', 'label'), *((cells[i].path, labels[i]) for i in sorted(chosen))])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,7 +211,7 @@ def _run(arm: str, sample: Path, task: str, seed: int, output: Path, watch: Load
         str(sample), spec.recipe, spec.model, seed=seed, output=output, name=name, feature_cache=spec.feature_cache,
         overwrite=True)
     outcome = Outcome.of(result, task, watch.lap().foreign_cores)
-    note.write_text(json.dumps(dataclasses.asdict(outcome)) + '\n')
+    write_text(note, json.dumps(dataclasses.asdict(outcome)) + '\n')
     (output / name / 'model.safetensors').unlink()  # 42 MB each
     return outcome
 
@@ -244,7 +243,8 @@ def _task_report(task: str, outcomes: Dict[str, List[Outcome]]) -> str:
     head = (
         f'**{task}** ({TASKS[task]}); {len(some)} seeds, {some[0].n} validation pictures each; mean (least .. largest)')
     tail = 'Differences on the same pictures: mean [95 % interval, Student]; an interval across 0 is no difference.'
-    busy = [f'{arm} {o.seed}' for arm, of in outcomes.items() for o in of if (o.foreign_cores or 0) > 0.1]
+    busy = [f'{arm} {o.seed}' for arm, of in outcomes.items() for o in of
+            if (o.foreign_cores or 0) > FOREIGN_CORES_NOTICED]
     load = f'\n\nOther processes were busy during: {", ".join(busy)}.' if busy else ''
     return f'{head}\n\n{markdown_table(rows)}\n\n{tail}\n\n{markdown_table(differences)}{load}'
 

@@ -1,5 +1,4 @@
 """What a classifier sees in photographs."""
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterator, List, Optional, Sequence, Tuple, Union
@@ -11,7 +10,7 @@ from PIL import Image
 from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset, resolve_data_config
 
 from rsq_backbone.errors import UserError
-from rsq_backbone.files import whole_file
+from rsq_backbone.files import write_rows
 from rsq_backbone.images import read_image
 from rsq_backbone.progress import Progress, silent
 
@@ -107,12 +106,9 @@ def write_csv(results: Sequence[Classification], path: Path) -> None:
         UserError: if the file cannot be written.
     """
     try:
-        with whole_file(path) as temporary, temporary.open('w', newline='', encoding='utf-8') as stream:
-            writer = csv.writer(stream)
-            writer.writerow(['path', 'rank', 'class', 'probability'])
-            for result in results:
-                for rank, p in enumerate(result.predictions, 1):
-                    writer.writerow([result.path, rank, p.class_name, f'{p.probability:.6f}'])
+        write_rows(path, [('path', 'rank', 'class', 'probability'), *(
+            (result.path, rank, p.class_name, f'{p.probability:.6f}')
+            for result in results for rank, p in enumerate(result.predictions, 1))])
     except OSError as e:
         raise UserError(f'{path} cannot be written ({e.strerror}); choose another file.') from e
 

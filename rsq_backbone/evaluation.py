@@ -20,7 +20,7 @@ from rsq_backbone.progress import Progress, silent
 from rsq_backbone.results import PicturePrediction
 from rsq_backbone.training.run_folder import RunFolder
 
-__all__ = ['Evaluation', 'evaluate', 'judge', 'save_evaluation', 'worst_mistakes']
+__all__ = ['Evaluation', 'evaluate', 'judge', 'mistakes', 'save_evaluation']
 
 
 @dataclass(frozen=True)
@@ -98,15 +98,14 @@ def save_evaluation(evaluation: Evaluation, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / 'evaluation.json', json.dumps(dataclasses.asdict(evaluation), indent=2) + '\n')
         draw_confusion(evaluation.metrics, folder / 'confusion.png')
-        draw_mistakes(worst_mistakes(evaluation.predictions), folder / 'mistakes.png')
+        draw_mistakes(mistakes(evaluation.predictions), folder / 'mistakes.png')
     except OSError as e:
         raise UserError(f'{folder} cannot be written ({e.strerror}); choose another --output.') from e
 
 
-def worst_mistakes(predictions: Sequence[PicturePrediction]) -> List[PicturePrediction]:
-    """The wrong ones, the least probable true class first."""
-    wrong = [p for p in predictions if p.predicted_class != p.true_class]
-    return sorted(wrong, key=lambda p: p.true_probability)
+def mistakes(predictions: Sequence[PicturePrediction]) -> List[PicturePrediction]:
+    """The wrong ones."""
+    return [p for p in predictions if p.predicted_class != p.true_class]
 
 
 def _in_order_of(names: Tuple[str, ...], images: LabelledImages) -> LabelledImages:

@@ -1,11 +1,13 @@
-"""Files that are either whole or not there."""
+"""Files and folders that are either whole or not there."""
+import csv
 import os
+import shutil
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator
+from typing import Any, Iterable, Iterator, Sequence
 
-__all__ = ['whole_file', 'write_text']
+__all__ = ['whole_file', 'whole_folder', 'write_rows', 'write_text']
 
 
 @contextmanager
@@ -28,6 +30,30 @@ def whole_file(path: Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder, `path` + '.part', which takes its place once the block has ended well.
+
+    Whoever is killed in between leaves it to the next call, which removes it; an error removes it at once. Only one
+    call at a time may work on the same folder.
+    """
+    temporary = path.with_name(f'{path.name}.part')
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        temporary.rename(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def write_rows(path: Path, rows: Iterable[Sequence[Any]]) -> None:
+    """A CSV file in UTF-8; the first row is the head."""
+    with whole_file(path) as temporary, temporary.open('w', newline='', encoding='utf-8') as stream:
+        csv.writer(stream).writerows(rows)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -21,25 +21,15 @@ def classify(
 
         rsq classify photo.jpg --model resnet18      (downloads its weights)
     """
-    from rsq_backbone.cli._output import loading, print_classification, print_json, progress, report_bad_input
-    from rsq_backbone.errors import UserError
+    from rsq_backbone.cli._classifying import classify_each, print_classifications
+    from rsq_backbone.cli._output import loading, report_bad_input
 
     with loading(f'loading {model}'):
-        from rsq_backbone.classification import classify as classify_pictures
         from rsq_backbone.model_loading import load_model
 
         network = load_model(model, pretrained=True)
-    results, bad = [], []
-    for photo in progress(photos, 'classifying', total=len(photos)):
-        try:
-            results += classify_pictures([photo], network, topk)
-        except UserError as e:
-            if len(photos) == 1:
-                raise
-            bad.append(e)
-    if json:
-        print_json(results)
-    else:
-        for result in results:
-            print_classification(result)
+    results, bad = classify_each(photos, network, topk)
+    if bad and len(photos) == 1:
+        raise bad[0]
+    print_classifications(results, json)
     report_bad_input(bad)

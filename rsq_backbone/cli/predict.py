@@ -20,18 +20,12 @@ def predict(
 
         rsq predict runs/photos-laptop new/ --topk 3 --csv classes.csv
     """
-    from rsq_backbone.cli._output import (
-        loading,
-        print_classification,
-        print_json,
-        print_path,
-        progress,
-        report_bad_input,
-    )
+    from rsq_backbone.cli._classifying import classify_each, print_classifications
+    from rsq_backbone.cli._output import loading, print_path, report_bad_input
     from rsq_backbone.errors import UserError
 
     with loading('loading PyTorch'):
-        from rsq_backbone.classification import classify, write_csv
+        from rsq_backbone.classification import write_csv
         from rsq_backbone.images import list_images
         from rsq_backbone.model_loading import load_model
         from rsq_backbone.training.run_folder import RunFolder
@@ -41,18 +35,10 @@ def predict(
     if not files:
         raise UserError('no pictures there; name pictures or folders that hold some.')
     topk = min(topk, getattr(network, 'num_classes', topk))
-    results, bad = [], []
-    for file in progress(files, 'classifying', total=len(files)):
-        try:
-            results += classify([file], network, topk)
-        except UserError as e:
-            bad.append(e)
+    results, bad = classify_each(files, network, topk)
     if csv is not None:
         write_csv(results, csv)
         print_path(f'{len(results)} pictures: {csv}')
-    elif json:
-        print_json(results)
     else:
-        for result in results:
-            print_classification(result)
+        print_classifications(results, json)
     report_bad_input(bad)

@@ -1,6 +1,5 @@
 """Extraction of zip files from anywhere."""
 import mmap
-import shutil
 import stat
 import zipfile
 from contextlib import contextmanager
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Iterator, List, Optional
 
 from rsq_backbone.errors import UserError, one_line
+from rsq_backbone.files import whole_folder
 from rsq_backbone.progress import Progress, silent
 
 __all__ = ['extracted']
@@ -35,16 +35,9 @@ def extracted(archive: Path, folder: Path, what: str, max_entries: int, max_byte
             ordinary files with different paths inside a folder.
         OSError: if the files cannot be written.
     """
-    temporary = folder.with_name(f'{folder.name}.part')
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
+    with whole_folder(folder) as temporary:
         _extract(archive, temporary, what, max_entries, max_bytes, progress)
         yield temporary
-        temporary.rename(folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
 def _extract(archive: Path, folder: Path, what: str, max_entries: int, max_bytes: int, progress: Progress) -> None:

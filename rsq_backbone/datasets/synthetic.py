@@ -17,6 +17,7 @@ from rsq_backbone.cache_folder import cache_folder
 from rsq_backbone.datasets.food_scene import CLASSES, MIN_SIZE, draw_food
 from rsq_backbone.datasets.labelled_images import Collection, LabelledImages
 from rsq_backbone.errors import UserError, one_line
+from rsq_backbone.files import whole_folder
 from rsq_backbone.progress import Progress, silent
 
 __all__ = ['CLASSES', 'draw_food', 'load_synthetic', 'mask_path']
@@ -46,7 +47,10 @@ def load_synthetic(
             folder.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(folder.with_name('.synthetic.lock')):
                 if not _is_whole(folder, paths):  # another process may have drawn them meanwhile
-                    _draw_all(folder, images_per_class, size, seed, progress)
+                    with whole_folder(folder) as temporary:
+                        _draw_into(temporary, images_per_class, size, seed, progress)
+                        if folder.exists():  # a damaged one
+                            shutil.rmtree(folder)
     except OSError as e:
         raise UserError(
             f'{folder}: cannot be used ({one_line(e)}); mend that, or let RSQ_CACHE name another folder.') from e
@@ -58,20 +62,6 @@ def load_synthetic(
 def mask_path(picture: Path) -> Path:
     """Where the mask of one of the pictures is: a PNG with 0 for the background and 1 + its index for each class."""
     return picture.parents[2] / 'masks' / picture.parent.name / f'{picture.stem}.png'
-
-
-def _draw_all(folder: Path, images_per_class: int, size: int, seed: int, progress: Progress) -> None:
-    """Into `folder` + '.part', which takes its place at the end; whoever is killed leaves it to the next call."""
-    temporary = folder.with_name(f'{folder.name}.part')
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        _draw_into(temporary, images_per_class, size, seed, progress)
-        if folder.exists():  # a damaged one
-            shutil.rmtree(folder)
-        temporary.rename(folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
 def _draw_into(folder: Path, images_per_class: int, size: int, seed: int, progress: Progress) -> None:

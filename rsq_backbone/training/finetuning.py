@@ -17,7 +17,7 @@ from rsq_backbone.datasets.labelled_images import LabelledImages
 from rsq_backbone.datasets.sources import load_source
 from rsq_backbone.datasets.split import split
 from rsq_backbone.errors import UserError
-from rsq_backbone.evaluation import judge, worst_mistakes
+from rsq_backbone.evaluation import judge, mistakes
 from rsq_backbone.machine import machine, versions
 from rsq_backbone.metrics import ClassificationMetrics, classification_metrics, confusion_matrix
 from rsq_backbone.model_loading import load_model
@@ -33,7 +33,7 @@ from rsq_backbone.training.frozen_features import cut_at_frozen
 from rsq_backbone.training.layers import freeze_stages, keep_statistics
 from rsq_backbone.training.linear import LinearClassifier, LinearStart, fit_linear, pooled_features
 from rsq_backbone.training.memory import keep_freed_memory
-from rsq_backbone.training.pictures import Features, Pictures, Samples, to_input
+from rsq_backbone.training.pictures import INFERENCE_BATCH, Features, Pictures, Samples
 from rsq_backbone.training.recipes import RECIPES, Recipe
 from rsq_backbone.training.run_folder import RunFolder
 from rsq_backbone.training.task import ClassificationTask
@@ -126,10 +126,7 @@ def finetune(
             features, trained, cache_note = _frozen_features(network, pictures, chosen, feature_cache, progress)
             clock.lap('frozen features')
             task = _task(network, trained, features or pictures, parts, chosen, seed, config)
-            state = fit(
-                task, chosen.epochs, folder.checkpoints, 'monitor_loss' if parts.held_out else None, hardware,
-                progress)
-            task.load_state_dict(state)
+            fit(task, chosen.epochs, folder.checkpoints, 'monitor_loss' if parts.held_out else None, hardware, progress)
             clock.lap('training')
 
         network.to('cpu').eval()
@@ -286,7 +283,7 @@ def _build(
     """The model with its own last layer yet, its `pretrained_cfg` saying how it is to be fed."""
     torch.manual_seed(seed)
     network = load_model(name, pretrained, drop_rate=recipe.drop_rate)
-    if hasattr(network, 'logit_relu'):
+    if getattr(network, 'logit_relu', recipe.logit_relu) != recipe.logit_relu:
         network = load_model(name, pretrained, drop_rate=recipe.drop_rate, logit_relu=recipe.logit_relu)
     config = resolve_data_config(model=network)
     if input_size not in (None, config['input_size'][-1]) and network.pretrained_cfg.get('fixed_input_size'):  # type: ignore
@@ -350,10 +347,10 @@ def _task(
 @torch.inference_mode()
 def _probabilities(network: nn.Module, pictures: Pictures, indices: range, progress: Progress) -> np.ndarray:
     rows = []
-    for start in range(0, len(indices), 16):
-        batch = torch.from_numpy(np.stack([pictures[i] for i in indices[start:start + 16]]))
-        rows.append(network(to_input(batch, pictures.config)).softmax(1).numpy())
-        progress('evaluating, pictures', start + len(batch), len(indices))
+    for start in range(0, len(indices), INFERENCE_BATCH):
+        part = indices[start:start + INFERENCE_BATCH]
+        rows.append(network(pictures.input(part)).softmax(1).numpy())
+        progress('evaluating, pictures', start + len(part), len(indices))
     return np.concatenate(rows)
 
 
@@ -369,4 +366,4 @@ def _draw(result: TrainingResult, predictions: Tuple[PicturePrediction, ...], fo
     if result.epochs:
         draw_curves(result, folder / 'curves.png')
     draw_confusion(result.metrics, folder / 'confusion.png')
-    draw_mistakes(worst_mistakes(predictions), folder / 'mistakes.png')
+    draw_mistakes(mistakes(predictions), folder / 'mistakes.png')

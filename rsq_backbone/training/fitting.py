@@ -7,7 +7,7 @@ import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterator, Union
+from typing import Any, Iterator, Optional, Union
 
 import lightning.pytorch as pl
 import torch
@@ -31,12 +31,12 @@ class Hardware:
 
 
 def fit(
-        task: pl.LightningModule, epochs: int, checkpoints: Path, monitor: Union[str, None], hardware: Hardware,
+        task: pl.LightningModule, epochs: int, checkpoints: Path, monitor: Optional[str], hardware: Hardware,
         progress: Progress,
-) -> Dict[str, torch.Tensor]:
+) -> None:
     """Train for a number of epochs, from the last checkpoint in the folder if there is one.
 
-    A checkpoint is written after each epoch, whole or not at all.
+    A checkpoint is written after each epoch, whole or not at all. The task ends with the weights of the kept epoch.
 
     Args:
         task: Logs `monitor` in each epoch.
@@ -46,25 +46,22 @@ def fit(
         hardware: Where to train.
         progress: Told after each batch.
 
-    Returns:
-        The task's state after the kept epoch.
-
     Raises:
         UserError: if the hardware is not there, or a checkpoint cannot be read.
         KeyboardInterrupt: if the user stopped it.
         SystemExit: in the processes that Lightning started beside this one, once they have done their part.
     """
     last = checkpoints / 'last.ckpt'
-    keep_last = ModelCheckpoint(checkpoints, 'last', save_on_train_epoch_end=True, enable_version_counter=False)
-    keep_best = ModelCheckpoint(
-        checkpoints, 'best', monitor=monitor, save_on_train_epoch_end=True, enable_version_counter=False)
+    # The best first: the last checkpoint then remembers it.
+    keepers = [
+        ModelCheckpoint(checkpoints, name, monitor=by, save_on_train_epoch_end=True, enable_version_counter=False)
+        for name, by in ([('best', monitor)] if monitor else []) + [('last', None)]]
     with _quiet():
         try:
             trainer = pl.Trainer(
                 accelerator=hardware.accelerator, devices=_devices(hardware), strategy=hardware.strategy,
                 num_nodes=hardware.num_nodes, precision=hardware.precision, max_epochs=epochs,
-                # The best first: the last checkpoint then remembers it.
-                callbacks=[_ProgressTeller(progress), *([keep_best] if monitor else []), keep_last],
+                callbacks=[_ProgressTeller(progress), *keepers],
                 logger=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
                 use_distributed_sampler=False, reload_dataloaders_every_n_epochs=1)
         except (ValueError, RuntimeError, pl.utilities.exceptions.MisconfigurationException) as e:
@@ -85,8 +82,9 @@ def fit(
                 signal.signal(signal.SIGINT, before)  # Lightning ignores it from the first Ctrl-C on
     if not trainer.is_global_zero:
         sys.exit(0)
-    kept = checkpoints / 'best.ckpt' if monitor else last
-    return torch.load(kept, map_location='cpu', weights_only=True)['state_dict']
+    if monitor:
+        best = torch.load(checkpoints / 'best.ckpt', map_location='cpu', weights_only=True)
+        task.load_state_dict(best['state_dict'])
 
 
 def _check(file: Path, task: pl.LightningModule) -> None:

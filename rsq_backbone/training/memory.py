@@ -11,7 +11,7 @@ def keep_freed_memory() -> None:
     """Let the C library keep large blocks that are freed, instead of handing each back to the system.
 
     A feature map of some MB is otherwise mapped afresh in every layer of every batch, and the system clears its pages
-    each time: with batches of 32 that is a quarter of the training time. The process then stays at its peak size.
+    each time, which takes a good part of the training time. The process then stays at its peak size.
     Nothing happens where the C library is another one.
     """
     if platform.libc_ver()[0] == 'glibc':

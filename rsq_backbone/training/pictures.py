@@ -19,10 +19,10 @@ from rsq_backbone.progress import Progress, silent
 from rsq_backbone.training.array_cache import NotKept, array_key, cached_array
 from rsq_backbone.training.augmentation import Augmentation
 
-__all__ = ['EpochBatches', 'Features', 'Pictures', 'Samples', 'batches', 'to_input']
+__all__ = ['INFERENCE_BATCH', 'EpochBatches', 'Features', 'Pictures', 'Samples', 'batches', 'to_input']
 
 _READERS = 4  # threads; Pillow decodes without the interpreter lock
-_INFERENCE_BATCH = 16
+INFERENCE_BATCH = 16
 
 
 class Pictures:
@@ -50,7 +50,8 @@ class Pictures:
         distinct = sorted(set(hashes))
         place = {digest: row for row, digest in enumerate(distinct)}
         self.rows = [place[digest] for digest in hashes]
-        self.first = [hashes.index(digest) for digest in distinct]  # a picture for each row
+        first = {digest: index for index, digest in reversed(list(enumerate(hashes)))}
+        self.first = [first[digest] for digest in distinct]  # a picture for each row
         self.key = array_key('pictures', distinct, str(self._transform), PIL.__version__)
         _, height, width = config['input_size']
         shape = (len(distinct), height, width, 3)
@@ -72,6 +73,10 @@ class Pictures:
 
     def __getitem__(self, index: int) -> np.ndarray:
         return self._read(index) if self._array is None else self._array[self.rows[index]]
+
+    def input(self, indices: Sequence[int]) -> torch.Tensor:
+        """What a network takes for these pictures, as `to_input` gives it."""
+        return to_input(torch.from_numpy(np.stack([self[i] for i in indices])), self.config)
 
     @property
     def kept(self) -> bool:
@@ -98,8 +103,8 @@ class Features:
         first = self._compute(pictures, module, [0])
 
         def fill(array: np.ndarray) -> None:
-            for start in range(0, len(array), _INFERENCE_BATCH):
-                part = pictures.first[start:start + _INFERENCE_BATCH]
+            for start in range(0, len(array), INFERENCE_BATCH):
+                part = pictures.first[start:start + INFERENCE_BATCH]
                 values = self._compute(pictures, module, part)
                 if not np.isfinite(values).all():
                     raise NotKept('the features exceed the range of float16')
@@ -124,8 +129,7 @@ class Features:
     @staticmethod
     @torch.inference_mode()
     def _compute(pictures: Pictures, module: nn.Module, indices: Sequence[int]) -> np.ndarray:
-        x = torch.from_numpy(np.stack([pictures[i] for i in indices]))
-        y = module(to_input(x, pictures.config))
+        y = module(pictures.input(indices))
         if not isinstance(y, torch.Tensor):
             raise NotKept('the features are not a single tensor')
         return (y.permute(0, 2, 3, 1) if y.ndim == 4 else y).half().numpy()

@@ -41,13 +41,13 @@ class Recipe:
 
 
 RECIPES: Dict[str, Recipe] = {recipe.name: recipe for recipe in (
-    # Each choice was measured: `python benchmarks/solar_cells.py --arms laptop,...` changes one at a time.
+    # `python benchmarks/solar_cells.py --arms laptop,...` changes one of these choices at a time.
     Recipe(
         name='laptop',
         summary='Starts as the logistic regression that is the floor, then trains all but the first layers, gently.',
         epochs=7,
         batch_size=16,
-        trained_stages=3,  # the first layers suit any picture, and have the largest maps: a quarter of the time
+        trained_stages=3,  # the first layers suit any picture, and have the largest maps
         optimizer='adamw',
         learning_rate=3e-4,
         classifier_factor=1,

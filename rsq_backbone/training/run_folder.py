@@ -12,7 +12,7 @@ from timm.models._hub import save_config_for_hf
 
 from rsq_backbone.datasets.labelled_images import LabelledImages
 from rsq_backbone.errors import UserError
-from rsq_backbone.files import whole_file, write_text
+from rsq_backbone.files import whole_file, write_rows, write_text
 from rsq_backbone.results import PicturePrediction, TrainingResult
 
 __all__ = ['RunFolder']
@@ -89,7 +89,6 @@ class RunFolder:
                 f'{self.path} exists: continue it with --resume, replace it with --overwrite, or choose another '
                 '--name.')
         before = self._settings_before()
-        settings = json.loads(json.dumps(settings))
         changed = [key for key in settings if settings[key] != before.get(key)]
         if resume and changed:
             raise UserError(
@@ -102,7 +101,7 @@ class RunFolder:
         Raises:
             UserError: if the folder cannot be written, or a run is resumed on other pictures.
         """
-        if resume and self._settings.exists() and self._settings_before() != json.loads(json.dumps(settings)):
+        if resume and self._settings.exists() and self._settings_before() != settings:
             raise UserError(f'the pictures have changed since {self.path} was begun; begin again with --overwrite.')
         try:
             if not resume and self._settings.exists():
@@ -136,12 +135,9 @@ class RunFolder:
 
     def save_split(self, parts: Dict[str, LabelledImages], content: Mapping[Path, str]) -> None:
         """split.csv: which picture served for what, with the SHA-256 of its file."""
-        with whole_file(self._split) as temporary, temporary.open('w', newline='', encoding='utf-8') as stream:
-            writer = csv.writer(stream)
-            writer.writerow(['path', 'label', 'part', 'sha256'])
-            for part, images in parts.items():
-                for path, label in zip(images.paths, images.labels, strict=True):
-                    writer.writerow([path, images.classes[label], part, content[path]])
+        write_rows(self._split, [('path', 'label', 'part', 'sha256'), *(
+            (path, images.classes[label], part, content[path])
+            for part, images in parts.items() for path, label in zip(images.paths, images.labels, strict=True))])
 
     def training_content(self) -> FrozenSet[str]:
         """SHA-256 of every picture that the model learned from or that its epoch was chosen by."""
@@ -152,11 +148,8 @@ class RunFolder:
 
     def save_predictions(self, predictions: Sequence[PicturePrediction]) -> None:
         """predictions.csv: every validation picture with its true and its predicted class."""
-        file = self.path / 'predictions.csv'
-        with whole_file(file) as temporary, temporary.open('w', newline='', encoding='utf-8') as stream:
-            writer = csv.DictWriter(stream, [field.name for field in dataclasses.fields(PicturePrediction)])
-            writer.writeheader()
-            writer.writerows(map(dataclasses.asdict, predictions))
+        names = [field.name for field in dataclasses.fields(PicturePrediction)]
+        write_rows(self.path / 'predictions.csv', [names, *map(dataclasses.astuple, predictions)])
 
     def finish(self, result: TrainingResult) -> None:
         """Write metrics.json and remove what only a resumed run would need."""

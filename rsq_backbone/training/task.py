@@ -31,7 +31,7 @@ class ClassificationTask(pl.LightningModule):
         config: timm's data configuration.
         class_counts: Pictures of each class in training.
         training: Samples to learn from, at these indices.
-        monitoring: Samples to watch after each epoch, None for no watching.
+        monitoring: Samples to watch after each epoch, at these indices.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class ClassificationTask(pl.LightningModule):
             class_counts: Sequence[int],
             training: Samples,
             training_indices: Sequence[int],
-            monitoring: Optional[Samples],
+            monitoring: Samples,
             monitoring_indices: Sequence[int],
     ) -> None:
         super().__init__()
@@ -76,8 +76,6 @@ class ClassificationTask(pl.LightningModule):
             self.trainer.global_rank, self.trainer.world_size))
 
     def val_dataloader(self) -> Any:
-        if self.monitoring_samples is None:
-            return []
         share = self.monitoring_indices[self.trainer.global_rank::self.trainer.world_size]
         return batches(self.monitoring_samples, [
             [(0, i) for i in share[start:start + 32]] for start in range(0, len(share), 32)])
@@ -86,7 +84,7 @@ class ClassificationTask(pl.LightningModule):
         recipe = self.recipe
         groups = parameter_groups(
             self.network, recipe.learning_rate, recipe.classifier_factor, recipe.stage_factor, recipe.weight_decay)
-        # `fused`: one pass over the weights a step, which otherwise is a tenth of the time of a batch of ten.
+        # `fused`: one pass over the weights a step, which small batches notice.
         optimizer: torch.optim.Optimizer
         if recipe.optimizer == 'sgd':
             optimizer = torch.optim.SGD(groups, momentum=0.9, fused=True)
@@ -128,14 +126,11 @@ class ClassificationTask(pl.LightningModule):
     def on_train_epoch_end(self) -> None:
         """After the monitored pictures of this epoch, before its checkpoint."""
         own = self.iterations[self._epoch_iterations:]
-        watched = self.monitoring_samples is not None
-        loss, accuracy = (
-            metric.compute().item() if watched else None for metric in (self._monitor_loss, self._monitor_accuracy))
+        loss, accuracy = self._monitor_loss.compute().item(), self._monitor_accuracy.compute().item()
         self._monitor_loss.reset()
         self._monitor_accuracy.reset()
-        if loss is not None:
-            self._refuse_divergence(loss)
-            self.log('monitor_loss', loss)
+        self._refuse_divergence(loss)
+        self.log('monitor_loss', loss)
         optimizer = self.optimizers()
         self.epochs.append(Epoch(
             number=self.current_epoch + 1,
