@@ -2,23 +2,29 @@
 
     pip install elpv-dataset
     python benchmarks/solar_cells.py --output solar-cells/ --json solar-cells.json
+    python benchmarks/solar_cells.py --output solar-cells/ --tasks defect --arms paper,uncached --seeds 3
 
 For each seed a sample of as many pictures as the paper had (978), in the original proportions of the classes, is split
-70/30 and goes through every arm:
+70/30 and goes through every arm. So that chance says less, each model is then judged by some hundred more pictures,
+which takes no part in its time.
 
+    linear             the floor: logistic regression on the pretrained features
     paper              Res-SqueezeNet under the paper's recipe
-    random stage       the same with a residual stage that starts at random instead of passing its input on
-    uncached           as `paper`, the frozen trunk computed anew in each epoch
     laptop             Res-SqueezeNet under the default recipe
+    squeezenet         SqueezeNet 1.1 from the same weights under the paper's recipe, its last four fire modules trained
+    squeezenet conv10  the same with the last layer trained only
+    random stage       `paper` with a residual stage that starts at random instead of passing its input on
+    uncached           `paper`, the frozen trunk computed anew in each epoch
+    conv10             `paper`, the last layer trained only
+    conv10 uncached    the same, the frozen network computed anew in each epoch
 
-The arms of a seed follow each other in an order that rotates with the seed, so that the machine's mood favours none. A
-run that was stopped goes on where it was when the same command is given again.
+The other arms are `laptop` with one thing changed. The arms of a seed follow each other in an order that rotates with
+the seed, so that the machine's mood favours none. A benchmark that was stopped goes on where it was when the same
+command is given again.
 """
 import dataclasses
 import json
 import os
-import shutil
-import statistics
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Dict, List, Optional, Sequence, Tuple
@@ -27,19 +33,20 @@ import numpy as np
 import timm
 import torch
 import torch.nn as nn
+import torchvision_models  # noqa: F401  registers
 import typer
-from measuring import FOREIGN_CORES_NOTICED, LoadWatch, environment
+from measuring import LoadWatch, environment
 from printing import in_existing_folder, markdown_table, progress_bar, run
-from scipy.stats import t as student
-from timm.models import register_model
+from runs import HEAD, TAIL, Arm, Outcome, interval_text, load_text, run_arm, spread_text
+from timm.models import generate_default_cfgs, register_model
 
 from rsq_backbone.errors import UserError
-from rsq_backbone.files import write_rows, write_text
-from rsq_backbone.results import TrainingResult
-from rsq_backbone.training.finetuning import finetune
-from rsq_backbone.training.recipes import RECIPES, Recipe
+from rsq_backbone.files import write_rows
+from rsq_backbone.res_squeezenet import default_cfgs as our_cfgs
+from rsq_backbone.training.recipes import RECIPES
 
 PAPER_PICTURES = 978
+default_cfgs = generate_default_cfgs({'res_squeezenet_random_stage.caffe_in1k': our_cfgs['res_squeezenet'].default})
 
 
 @register_model
@@ -52,47 +59,47 @@ def res_squeezenet_random_stage(pretrained: bool = False, **kwargs: Any) -> nn.M
     return model
 
 
-@dataclasses.dataclass(frozen=True)
-class Arm:
-    recipe: Recipe
-    model: str = 'res_squeezenet'
-    feature_cache: bool = True
-
-
 PAPER, LAPTOP = RECIPES['paper'], RECIPES['laptop']
-
-
-def _laptop(**changes: Any) -> Arm:
-    return Arm(dataclasses.replace(LAPTOP, **changes))
-
-
+LAST_LAYER = dataclasses.replace(PAPER, trained_stages=0)
+SQUEEZENET = 'tv_squeezenet1_1'
 ARMS: Dict[str, Arm] = {
+    'linear': Arm(RECIPES['linear']),
     'paper': Arm(PAPER),
+    'laptop': Arm(LAPTOP),
+    'squeezenet': Arm(PAPER, SQUEEZENET),
+    'squeezenet conv10': Arm(LAST_LAYER, SQUEEZENET),
     'random stage': Arm(PAPER, 'res_squeezenet_random_stage'),
     'uncached': Arm(PAPER, feature_cache=False),
-    'laptop': Arm(LAPTOP),
+    'conv10': Arm(LAST_LAYER),
+    'conv10 uncached': Arm(LAST_LAYER, feature_cache=False),
 }
-DEFAULT_ARMS = ','.join(ARMS)
-# The default recipe with one thing changed.
-ARMS.update({
-    'batch statistics': _laptop(keep_statistics=False),
-    'no linear start': _laptop(linear_start=False, classifier_factor=10),
-    'trunk frozen': _laptop(trained_stages=1),
-    'slower trunk': _laptop(stage_factor=0.5),
-    'no augmentation': _laptop(augmentation='none'),
-    'paper augmentation': _laptop(augmentation='paper'),
-    'strong augmentation': _laptop(augmentation='strong'),
-    'label smoothing': _laptop(label_smoothing=0.1),
-    'pictures alike': _laptop(balance=0),
-    'classes alike': _laptop(balance=1),
-    'rate 1e-4': _laptop(learning_rate=1e-4),
-    'rate 1e-3': _laptop(learning_rate=1e-3),
-    'dropout': _laptop(drop_rate=0.5),
-    'logit ReLU': _laptop(logit_relu=True),
-    'held out': _laptop(held_out=0.15),
-})
+DEFAULT_ARMS = 'linear,paper,laptop,squeezenet'
 # Pairs whose difference is a claim of the paper's or of ours.
-COMPARISONS = (('paper', 'random stage'), ('laptop', 'paper'), ('uncached', 'paper'))
+COMPARISONS: Tuple[Tuple[str, str], ...] = (
+    ('laptop', 'paper'), ('laptop', 'linear'), ('paper', 'squeezenet'), ('paper', 'squeezenet conv10'),
+    ('paper', 'random stage'), ('uncached', 'paper'), ('conv10 uncached', 'conv10'))
+# The default recipe with one thing changed.
+CHANGES: Dict[str, Dict[str, Any]] = {
+    'float32': dict(precision='32-true'),
+    'batch statistics': dict(keep_statistics=False),
+    'no linear start': dict(linear_start=False, classifier_factor=10),
+    'trunk frozen': dict(trained_stages=1),
+    'all trained': dict(trained_stages=None),
+    'slower trunk': dict(stage_factor=0.5),
+    'no augmentation': dict(augmentation='none'),
+    'paper augmentation': dict(augmentation='paper'),
+    'strong augmentation': dict(augmentation='strong'),
+    'label smoothing': dict(label_smoothing=0.1),
+    'pictures alike': dict(balance=0),
+    'classes alike': dict(balance=1),
+    'rate 1e-4': dict(learning_rate=1e-4),
+    'rate 1e-3': dict(learning_rate=1e-3),
+    'dropout': dict(drop_rate=0.5),
+    'logit ReLU': dict(logit_relu=True),
+    'held out': dict(held_out=0.15),
+    '14 epochs': dict(epochs=14),
+}
+ARMS.update({name: Arm(dataclasses.replace(LAPTOP, **changes)) for name, changes in CHANGES.items()})
 TASKS: Dict[str, str] = {
     'defect': 'defect probability above 0.5 or not',
     'type': 'mono- or polycrystalline',
@@ -122,51 +129,34 @@ def load_cells() -> List[Cell]:
         return [Cell(data / path, float(probability), kind) for path, probability, kind in rows]
 
 
-def write_sample(cells: Sequence[Cell], task: str, pictures: int, seed: int, path: Path) -> None:
-    """A CSV of about `pictures` cells, each class with its share of them."""
+def write_samples(cells: Sequence[Cell], task: str, pictures: int, seed: int, sample: Path, others: Path) -> None:
+    """Two CSV files of different cells, each class with its share: about `pictures`, and at most 0.7 times as many."""
     labels = np.array([cell.label(task) for cell in cells])
     rng = np.random.default_rng(seed)
     chosen: List[int] = []
+    rest: List[int] = []
     for label in sorted(set(labels.tolist())):
         own = rng.permutation(np.flatnonzero(labels == label))
-        chosen += own[:round(len(own) * pictures / len(cells))].tolist()
-    write_rows(path, [('path', 'label'), *((cells[i].path, labels[i]) for i in sorted(chosen))])
+        share = len(own) / len(cells)
+        first = round(share * pictures)
+        chosen += own[:first].tolist()
+        rest += own[first:first + round(0.7 * share * pictures)].tolist()
+    for file, indices in ((sample, chosen), (others, rest)):
+        write_rows(file, [('path', 'label'), *((cells[i].path, labels[i]) for i in sorted(indices))])
 
 
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """One run of one arm."""
-
-    task: str
-    seed: int
-    accuracy: float
-    mean_iou: float
-    linear_accuracy: float
-    linear_mean_iou: float
-    n: int
-    seconds: float
-    foreign_cores: Optional[float]
-
-    @classmethod
-    def of(cls, result: TrainingResult, task: str, foreign_cores: Optional[float]) -> 'Outcome':
-        return cls(
-            task, result.seed, result.metrics.accuracy, result.metrics.mean_iou, result.linear.accuracy,
-            result.linear.mean_iou, result.metrics.n, result.seconds['total'], foreign_cores)
-
-
-def mean_interval(values: Sequence[float]) -> Tuple[float, float, float]:
-    """Mean with Student's 95 % interval; of no use below three values."""
-    mean = statistics.fmean(values)
-    if len(values) < 3:
-        return mean, float('-inf'), float('inf')
-    half = float(student.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
-    return mean, mean - half, mean + half
+def _known(names: str, choices: Sequence[str]) -> List[str]:
+    wanted = names.split(',')
+    unknown = [name for name in wanted if name not in choices]
+    if unknown:
+        raise typer.BadParameter(f'{", ".join(unknown)}: choose of {", ".join(choices)}.')
+    return wanted
 
 
 def main(
         output: Annotated[Path, typer.Option(help='Folder of the run folders; kept, so that a run can go on.')],
         seeds: Annotated[int, typer.Option(min=1)] = 5,
-        tasks: Annotated[str, typer.Option(help=f'Of {", ".join(TASKS)}.')] = ','.join(TASKS),
+        tasks: Annotated[str, typer.Option(help=f'Of {", ".join(TASKS)}.')] = 'defect,type',
         arms: Annotated[str, typer.Option(help=f'Of {", ".join(ARMS)}.')] = DEFAULT_ARMS,
         pictures: Annotated[
             int, typer.Option(help="As many as the paper's, training and validation.")] = PAPER_PICTURES,
@@ -174,88 +164,53 @@ def main(
             Optional[Path], typer.Option('--json', help='Write all figures here.', callback=in_existing_folder)] = None,
 ) -> None:
     """Compare recipes, networks and starts on real pictures, over several seeds."""
+    chosen_tasks, chosen_arms = _known(tasks, list(TASKS)), _known(arms, list(ARMS))
     cells = load_cells()
     output.mkdir(parents=True, exist_ok=True)
-    os.environ['RSQ_CACHE'] = str(output / 'cache')
-    chosen_tasks, chosen_arms = tasks.split(','), arms.split(',')
-    outcomes: Dict[str, List[Outcome]] = {arm: [] for arm in chosen_arms}
+    cache = output / 'cache'
+    os.environ['RSQ_CACHE'] = str(cache)
+    outcomes: Dict[str, List[Outcome]] = {task: [] for task in chosen_tasks}
     watch = LoadWatch()
     with progress_bar(len(chosen_tasks) * seeds * len(chosen_arms)) as advance:
         for task in chosen_tasks:
             for seed in range(seeds):
-                sample = output / f'{task}-{seed}.csv'
-                write_sample(cells, task, pictures, seed, sample)
+                sample, others = output / f'{task}-{seed}.csv', output / f'{task}-{seed}-others.csv'
+                write_samples(cells, task, pictures, seed, sample, others)
                 shift = seed % len(chosen_arms)
-                for arm in chosen_arms[shift:] + chosen_arms[:shift]:
-                    advance(f'{task}, seed {seed}, {arm}', 0)
-                    outcomes[arm].append(_run(arm, sample, task, seed, output, watch))
-                    advance(f'{task}, seed {seed}, {arm}', 1)
-    print(_report(chosen_tasks, outcomes))
+                for name in chosen_arms[shift:] + chosen_arms[:shift]:
+                    advance(f'{task}, seed {seed}, {name}', 0)
+                    outcomes[task].append(
+                        run_arm(name, ARMS[name], str(sample), seed, output, cache, watch, str(others)))
+                    advance(f'{task}, seed {seed}, {name}', 1)
+    print('\n\n'.join(_task_report(task, chosen_arms, of) for task, of in outcomes.items()))
     if json_file is not None:
         json_file.write_text(json.dumps({
             'environment': environment(), 'threads': torch.get_num_threads(), 'pictures': pictures,
-            'recipes': {name: dataclasses.asdict(recipe) for name, recipe in RECIPES.items()},
-            'outcomes': {arm: [dataclasses.asdict(o) for o in of] for arm, of in outcomes.items()}}, indent=2) + '\n')
+            'recipes': {name: dataclasses.asdict(ARMS[name].recipe) for name in chosen_arms},
+            'outcomes': {task: [dataclasses.asdict(o) for o in of] for task, of in outcomes.items()}}, indent=2) + '\n')
 
 
-def _run(arm: str, sample: Path, task: str, seed: int, output: Path, watch: LoadWatch) -> Outcome:
-    name = f'{task}-{seed}-{arm.replace(" ", "-")}'
-    note = output / f'{name}.json'
-    if note.exists():
-        return Outcome(**json.loads(note.read_text()))
-    # What another arm has left in the cache would make this one look faster.
-    shutil.rmtree(output / 'cache', ignore_errors=True)
-    watch.lap()
-    spec = ARMS[arm]
-    result = finetune(
-        str(sample), spec.recipe, spec.model, seed=seed, output=output, name=name, feature_cache=spec.feature_cache,
-        overwrite=True)
-    outcome = Outcome.of(result, task, watch.lap().foreign_cores)
-    write_text(note, json.dumps(dataclasses.asdict(outcome)) + '\n')
-    (output / name / 'model.safetensors').unlink()  # 42 MB each
-    return outcome
-
-
-def _report(tasks: Sequence[str], outcomes: Dict[str, List[Outcome]]) -> str:
-    return '\n\n'.join(_task_report(task, {
-        arm: sorted((o for o in of if o.task == task), key=lambda o: o.seed) for arm, of in outcomes.items()})
-        for task in tasks)
-
-
-def _task_report(task: str, outcomes: Dict[str, List[Outcome]]) -> str:
-    some = next(iter(outcomes.values()))
+def _task_report(task: str, arms: Sequence[str], outcomes: Sequence[Outcome]) -> str:
+    by_arm = {arm: sorted((o for o in outcomes if o.arm == arm), key=lambda o: o.seed) for arm in arms}
     rows = [['arm', 'accuracy', 'mIoU', 'seconds']]
-    rows.append(['linear floor', _spread([100 * o.linear_accuracy for o in some], 1),
-                 _spread([o.linear_mean_iou for o in some], 3), ''])
-    for arm, of in outcomes.items():
+    for arm, of in by_arm.items():
         rows.append([
-            arm, _spread([100 * o.accuracy for o in of], 1), _spread([o.mean_iou for o in of], 3),
-            _spread([o.seconds for o in of], 0)])
-    differences = [['difference', 'accuracy, points', 'mIoU', 'seconds, ratio']]
-    ablations = [(arm, 'laptop') for arm in outcomes if arm not in DEFAULT_ARMS.split(',')]
-    for a, b in (*COMPARISONS, *ablations):
-        if a in outcomes and b in outcomes:
-            pairs = list(zip(outcomes[a], outcomes[b], strict=True))
+            arm, spread_text([100 * o.accuracy for o in of], 1), spread_text([o.mean_iou for o in of], 3),
+            spread_text([o.seconds for o in of], 0)])
+    differences = [['difference', 'accuracy, points', 'mIoU', 'time, ratio']]
+    for a, b in (*COMPARISONS, *((change, 'laptop') for change in CHANGES)):
+        if a in by_arm and b in by_arm:
+            pairs = list(zip(by_arm[a], by_arm[b], strict=True))
             differences.append([
-                f'{a} - {b}', _interval([100 * (x.accuracy - y.accuracy) for x, y in pairs], 1),
-                _interval([x.mean_iou - y.mean_iou for x, y in pairs], 3),
-                _interval([x.seconds / y.seconds for x, y in pairs], 2)])
+                f'{a} - {b}', interval_text([100 * (x.accuracy - y.accuracy) for x, y in pairs], 1),
+                interval_text([x.mean_iou - y.mean_iou for x, y in pairs], 3),
+                interval_text([x.seconds / y.seconds for x, y in pairs], 2, sign='')])
+    some = next(iter(by_arm.values()))
     head = (
-        f'**{task}** ({TASKS[task]}); {len(some)} seeds, {some[0].n} validation pictures each; mean (least .. largest)')
-    tail = 'Differences on the same pictures: mean [95 % interval, Student]; an interval across 0 is no difference.'
-    busy = [f'{arm} {o.seed}' for arm, of in outcomes.items() for o in of
-            if (o.foreign_cores or 0) > FOREIGN_CORES_NOTICED]
-    load = f'\n\nOther processes were busy during: {", ".join(busy)}.' if busy else ''
-    return f'{head}\n\n{markdown_table(rows)}\n\n{tail}\n\n{markdown_table(differences)}{load}'
-
-
-def _spread(values: Sequence[float], digits: int) -> str:
-    return f'{statistics.fmean(values):.{digits}f} ({min(values):.{digits}f} .. {max(values):.{digits}f})'
-
-
-def _interval(values: Sequence[float], digits: int) -> str:
-    mean, low, high = mean_interval(values)
-    return f'{mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]'
+        f'**{task}** ({TASKS[task]}); {len(some)} seeds, each judged by {some[0].n} pictures; '
+        f'{torch.get_num_threads()} threads; {HEAD}')
+    return '\n\n'.join(filter(None, [
+        head, markdown_table(rows), TAIL, markdown_table(differences), load_text(outcomes)]))
 
 
 if __name__ == '__main__':

@@ -36,8 +36,8 @@ def finetune(
         devices: Annotated[str, typer.Option(help="Lightning's: a number, or auto for all GPUs there are.")] = 'auto',
         strategy: Annotated[str, typer.Option(help="Lightning's: auto, ddp.")] = 'auto',
         num_nodes: Annotated[int, typer.Option(min=1, help='Machines; start the same command on each.')] = 1,
-        precision: Annotated[
-            str, typer.Option(help="Lightning's: 32-true, or bf16-mixed where the chip has it.")] = '32-true',
+        precision: Annotated[Optional[str], typer.Option(
+            help="32-true, bf16-mixed, or auto: the faster one on this machine. Instead of the recipe's.")] = None,
         json: Annotated[bool, typer.Option('--json', help='Print metrics.json instead of the table.')] = False,
 ) -> None:
     """Train a classifier on your pictures, and see how good it is.
@@ -69,7 +69,8 @@ def finetune(
         from rsq_backbone.training.fitting import Hardware
 
     changes: Dict[str, Any] = {
-        'epochs': epochs, 'batch_size': batch_size, 'learning_rate': learning_rate, 'augmentation': augmentation}
+        'epochs': epochs, 'batch_size': batch_size, 'learning_rate': learning_rate, 'augmentation': augmentation,
+        'precision': precision}
     chosen = dataclasses.replace(
         choose_recipe(recipe), **{key: value for key, value in changes.items() if value is not None})
     with progress_bars() as progress:
@@ -79,7 +80,7 @@ def finetune(
         result = run(
             source, chosen, model, pretrained=pretrained, input_size=input_size, train_share=train_share, seed=seed,
             output=output, name=name, resume=resume, overwrite=overwrite, feature_cache=feature_cache,
-            hardware=Hardware(accelerator, devices, strategy, num_nodes, precision), progress=progress)
+            hardware=Hardware(accelerator, devices, strategy, num_nodes), progress=progress)
     if json:
         print_json(result)
     else:

@@ -18,7 +18,7 @@ from rsq_backbone.datasets.sources import load_source
 from rsq_backbone.datasets.split import split
 from rsq_backbone.errors import UserError
 from rsq_backbone.evaluation import judge, mistakes
-from rsq_backbone.machine import machine, versions
+from rsq_backbone.machine import cpu_computes_bfloat16, machine, versions
 from rsq_backbone.metrics import ClassificationMetrics, classification_metrics, confusion_matrix
 from rsq_backbone.model_loading import load_model
 from rsq_backbone.progress import Progress, silent
@@ -86,11 +86,14 @@ def finetune(
     if input_size is not None and not 32 <= input_size <= 1024:
         raise UserError(f'input size should be 32 .. 1024 pixels, got {input_size}.')
     chosen = recipe if isinstance(recipe, Recipe) else choose_recipe(recipe)
+    if chosen.precision == 'auto':
+        fast = hardware.is_cpu and cpu_computes_bfloat16()
+        chosen = dataclasses.replace(chosen, precision='bf16-mixed' if fast else '32-true')
     label = name or _default_name(source, chosen, model, seed)
     folder = RunFolder(Path(output) / label)
     settings = {
         'source': source, 'recipe': dataclasses.asdict(chosen), 'model': model, 'pretrained': pretrained,
-        'input_size': input_size, 'train_share': train_share, 'seed': seed, 'precision': hardware.precision}
+        'input_size': input_size, 'train_share': train_share, 'seed': seed}
     with one_line_faults(folder.path):
         if not _is_child():
             folder.check(settings, resume, overwrite)
@@ -126,7 +129,8 @@ def finetune(
             features, trained, cache_note = _frozen_features(network, pictures, chosen, feature_cache, progress)
             clock.lap('frozen features')
             task = _task(network, trained, features or pictures, parts, chosen, seed, config)
-            fit(task, chosen.epochs, folder.checkpoints, 'monitor_loss' if parts.held_out else None, hardware, progress)
+            fit(task, chosen.epochs, chosen.precision, folder.checkpoints,
+                'monitor_loss' if parts.held_out else None, hardware, progress)
             clock.lap('training')
 
         network.to('cpu').eval()

@@ -27,12 +27,16 @@ class Hardware:
     devices: Union[int, str] = 'auto'
     strategy: str = 'auto'
     num_nodes: int = 1
-    precision: Any = '32-true'
+
+    @property
+    def is_cpu(self) -> bool:
+        no_other = not (torch.cuda.is_available() or torch.backends.mps.is_available())
+        return self.accelerator == 'cpu' or (self.accelerator == 'auto' and no_other)
 
 
 def fit(
-        task: pl.LightningModule, epochs: int, checkpoints: Path, monitor: Optional[str], hardware: Hardware,
-        progress: Progress,
+        task: pl.LightningModule, epochs: int, precision: Any, checkpoints: Path, monitor: Optional[str],
+        hardware: Hardware, progress: Progress,
 ) -> None:
     """Train for a number of epochs, from the last checkpoint in the folder if there is one.
 
@@ -41,6 +45,7 @@ def fit(
     Args:
         task: Logs `monitor` in each epoch.
         epochs: All epochs, those before a resumed checkpoint included.
+        precision: Lightning's.
         checkpoints: Folder of the checkpoints.
         monitor: Logged value whose lowest epoch is kept; None keeps the last epoch.
         hardware: Where to train.
@@ -60,7 +65,7 @@ def fit(
         try:
             trainer = pl.Trainer(
                 accelerator=hardware.accelerator, devices=_devices(hardware), strategy=hardware.strategy,
-                num_nodes=hardware.num_nodes, precision=hardware.precision, max_epochs=epochs,
+                num_nodes=hardware.num_nodes, precision=precision, max_epochs=epochs,
                 callbacks=[_ProgressTeller(progress), *keepers],
                 logger=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
                 use_distributed_sampler=False, reload_dataloaders_every_n_epochs=1)

@@ -47,12 +47,13 @@ def confusable(tmp_path: Path, draw_pictures: DrawPictures) -> Path:
 
 @pytest.fixture
 def small() -> Callable[..., Any]:
-    """A recipe shortened to two epochs of batches of four, with any other changes."""
+    """A recipe shortened to two epochs of batches of four, the same on every machine, with any other changes."""
     from dataclasses import replace
 
     from rsq_backbone.training.recipes import RECIPES
 
-    return lambda name, **changes: replace(RECIPES[name], **{'epochs': 2, 'batch_size': 4, **changes})
+    short = {'epochs': 2, 'batch_size': 4, 'precision': '32-true'}
+    return lambda name, **changes: replace(RECIPES[name], **{**short, **changes})
 
 
 @pytest.fixture
