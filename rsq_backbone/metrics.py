@@ -52,6 +52,12 @@ class ClassificationMetrics:
     classes: Tuple[ClassMetrics, ...]
     confusion_matrix: Tuple[Tuple[int, ...], ...]  # rows true, columns predicted
 
+    @property
+    def only_prediction(self) -> Optional[str]:
+        """The class that all cases were taken for, None if there were several; such a classifier learned nothing."""
+        predicted = np.flatnonzero(np.sum(self.confusion_matrix, axis=0))
+        return self.classes[predicted[0]].name if len(predicted) == 1 and self.n > 1 else None
+
     @classmethod
     def from_json(cls, plain: Dict[str, Any]) -> 'ClassificationMetrics':
         """The metrics that `dataclasses.asdict` and JSON made plain."""

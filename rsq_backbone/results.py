@@ -5,9 +5,13 @@ from typing import Any, Dict, Optional, Tuple
 from rsq_backbone.errors import UserError
 from rsq_backbone.metrics import ClassificationMetrics
 
-__all__ = ['FORMAT', 'Data', 'Epoch', 'Iteration', 'PicturePrediction', 'TrainingResult']
+__all__ = ['FORMAT', 'NOTHING_LEARNED', 'Data', 'Epoch', 'Iteration', 'PicturePrediction', 'TrainingResult']
 
 FORMAT = 1  # of metrics.json; raised when a key changes its meaning
+# What to do about `ClassificationMetrics.only_prediction`.
+NOTHING_LEARNED = (
+    "Use the recipe laptop, another seed or a lower learning rate; where the paper's ReLU on the logits has died, no "
+    'epoch more will help.')
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import textwrap
 from pathlib import Path
-from typing import Any, Callable, List
+from typing import Any, Callable, List, Tuple
 
 import pytest
 
@@ -114,6 +114,37 @@ def run_python(tmp_path: Path) -> RunPython:
         if check and done.returncode:
             pytest.fail(f'status {done.returncode}\n{done.stdout}\n{done.stderr}')
         return done
+
+    return run
+
+
+@pytest.fixture
+def rsq(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Tuple[Any, str, str]]:
+    """Run the command in this process; gives exit code, standard output, standard error."""
+    from rsq_backbone.cli import main
+
+    def run(*args: Any) -> Tuple[Any, str, str]:
+        monkeypatch.setattr(sys, 'argv', ['rsq', *map(str, args)])
+        code: Any = 0
+        try:
+            main()
+        except SystemExit as e:
+            code = e.code or 0
+        return (code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def refused(rsq: Callable[..., Tuple[Any, str, str]]) -> Callable[..., str]:
+    """Run a command that the user has to mend; gives the one line that says how."""
+
+    def run(*args: Any) -> str:
+        code, out, err = rsq(*args)
+        assert (code, out) == (2, ''), (code, out, err)
+        assert err.startswith('rsq: '), err
+        assert err.count('\n') == 1, err
+        return err
 
     return run
 

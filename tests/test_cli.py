@@ -5,24 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rsq_backbone.cli import main
-
-
-@pytest.fixture
-def rsq(monkeypatch, capsys):
-    """Run the command in this process; gives exit code, standard output, standard error."""
-
-    def run(*args):
-        monkeypatch.setattr(sys, 'argv', ['rsq', *map(str, args)])
-        try:
-            main()
-            code = 0
-        except SystemExit as e:
-            code = e.code or 0
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
+COMMANDS = ('demo', 'finetune', 'evaluate', 'predict', 'classify', 'analyze')
 
 
 @pytest.fixture
@@ -34,12 +17,6 @@ def photo(tmp_path):
     return path
 
 
-def assert_one_line(err):
-    assert err.startswith('rsq: ')
-    assert err.count('\n') == 1
-    assert 'Traceback' not in err
-
-
 def test_help_imports_neither_torch_nor_timm_nor_smp(run_python):
     code = (
         'import sys; from rsq_backbone.cli import main; sys.argv = ["rsq", "--help"]\n'
@@ -48,14 +25,14 @@ def test_help_imports_neither_torch_nor_timm_nor_smp(run_python):
         'heavy = {"torch", "timm", "segmentation_models_pytorch", "cv2", "numpy", "matplotlib"} & set(sys.modules)\n'
         'assert not heavy, heavy')
     done = run_python(code)
-    assert all(command in done.stdout for command in ('demo', 'classify', 'analyze'))
+    assert all(command in done.stdout for command in COMMANDS)
 
 
-@pytest.mark.parametrize('command', ['demo', 'classify', 'analyze'])
+@pytest.mark.parametrize('command', COMMANDS)
 def test_every_command_has_help_with_an_example(rsq, command):
     code, out, _ = rsq(command, '--help')
     assert code == 0
-    assert f'rsq {command}' in out.partition('Examples:')[2]
+    assert out.partition('Examples:')[2].count(f'rsq {command}') >= 2
 
 
 def test_version(rsq):
@@ -149,10 +126,8 @@ def test_analyze_of_an_encoder_follows_depth_and_output_stride(rsq):
     ('analyze', 'vit_tiny_patch16_224', '--input-size', 100),
     ('analyze', 'vit_tiny_patch16_224', '--output-stride', 8),
 ])
-def test_bad_input_gives_one_line_and_exit_code_2(rsq, args):
-    code, out, err = rsq(*args)
-    assert (code, out) == (2, '')
-    assert_one_line(err)
+def test_bad_input_gives_one_line_and_exit_code_2(refused, args):
+    refused(*args)
 
 
 @pytest.mark.parametrize('args', [('classify',), ('unknown',), ('analyze', '--depth', 'five'), ('classify', 'a', '-x')])
@@ -169,7 +144,8 @@ def test_fault_of_ours_gives_one_line_and_exit_code_1(rsq, monkeypatch):
     monkeypatch.setattr('rsq_backbone.model_loading.load_model', fail)
     code, _, err = rsq('analyze', 'res_squeezenet')
     assert code == 1
-    assert_one_line(err)
+    assert err.startswith('rsq: KeyError')
+    assert err.count('\n') == 1
     assert 'RSQ_TRACEBACK=1' in err
 
 
@@ -187,18 +163,12 @@ def test_demo_needs_no_arguments_and_says_where_its_files_lie(rsq, tmp_path, mon
             assert len(set(np.asarray(picture.convert('L')).ravel())) > 100
 
 
-def test_demo_into_a_folder_that_cannot_be_written_is_refused(rsq, tmp_path):
+def test_demo_into_a_folder_that_cannot_be_written_is_refused(refused, tmp_path):
     (tmp_path / 'file').touch()
-    code, _, err = rsq('demo', '--output', tmp_path / 'file' / 'demo')
-    assert code == 2
-    assert_one_line(err)
-    assert '--output' in err
+    assert '--output' in refused('demo', '--output', tmp_path / 'file' / 'demo')
 
 
-def test_demo_without_its_extra_says_what_to_install(rsq, monkeypatch):
+def test_demo_without_its_extra_says_what_to_install(refused, monkeypatch):
     monkeypatch.setitem(sys.modules, 'skimage', None)
     monkeypatch.setitem(sys.modules, 'skimage.data', None)
-    code, _, err = rsq('demo')
-    assert code == 2
-    assert_one_line(err)
-    assert 'pip install "rsq-backbone[demo]"' in err
+    assert 'pip install "rsq-backbone[demo]"' in refused('demo')

@@ -132,6 +132,14 @@ def test_undefined_values_are_none_and_left_out_of_means():
     assert result.balanced_accuracy == pytest.approx(balanced)
 
 
+@pytest.mark.parametrize(('confusion', 'name'), [
+    ([[0, 3], [0, 5]], 'b'), ([[3, 0], [5, 0]], 'a'), ([[3, 0], [4, 1]], None), ([[3, 0], [0, 0]], 'a'),
+    ([[0, 1], [0, 0]], None),  # of a single case that says nothing
+])
+def test_a_classifier_that_takes_every_case_for_the_same_class_is_told(confusion, name):
+    assert classification_metrics(confusion, ['a', 'b']).only_prediction == name
+
+
 @pytest.mark.parametrize(('correct', 'n', 'low', 'high'), [
     (81, 263, 0.2553, 0.3662),  # Newcombe, Two-sided confidence intervals for the single proportion (1998), table I
     (15, 148, 0.0624, 0.1605),

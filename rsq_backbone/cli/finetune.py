@@ -1,4 +1,5 @@
 """rsq finetune"""
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Dict, Optional
 
@@ -8,7 +9,7 @@ import typer
 def finetune(
         source: Annotated[str, typer.Argument(
             metavar='DATA', help='food, synthetic, or your own: a folder with one sub-folder a class, a folder with '
-            'train/ and val/, or a CSV file with columns path,label.')],
+            'train/ and val/, or a CSV file with columns path,label.')] = 'synthetic',
         recipe: Annotated[str, typer.Option(help='laptop, paper or linear.')] = 'laptop',
         model: Annotated[str, typer.Option(help='Any timm model.')] = 'res_squeezenet',
         pretrained: Annotated[bool, typer.Option(help="Start from the model's pretrained weights.")] = True,
@@ -77,10 +78,15 @@ def finetune(
         if show_augmentations:
             print_path(str(show(source, chosen, model, input_size=input_size, seed=seed, progress=progress)))
             return
-        result = run(
-            source, chosen, model, pretrained=pretrained, input_size=input_size, train_share=train_share, seed=seed,
-            output=output, name=name, resume=resume, overwrite=overwrite, feature_cache=feature_cache,
-            hardware=Hardware(accelerator, devices, strategy, num_nodes), progress=progress)
+        try:
+            result = run(
+                source, chosen, model, pretrained=pretrained, input_size=input_size, train_share=train_share, seed=seed,
+                output=output, name=name, resume=resume, overwrite=overwrite, feature_cache=feature_cache,
+                hardware=Hardware(accelerator, devices, strategy, num_nodes), progress=progress)
+        except KeyboardInterrupt:
+            print(
+                'rsq: interrupted; the same command with --resume goes on from the last whole epoch', file=sys.stderr)
+            raise typer.Exit(130) from None
     if json:
         print_json(result)
     else:

@@ -33,7 +33,8 @@ def predict(
         network = load_model(RunFolder(run).timm_name(), pretrained=True)
     files = [file for photo in photos for file in (list_images(photo) if photo.is_dir() else [photo])]
     if not files:
-        raise UserError('no pictures there; name pictures or folders that hold some.')
+        raise UserError(
+            f'{", ".join(map(str, photos))}: no pictures directly in there; name pictures or folders that hold some.')
     topk = min(topk, getattr(network, 'num_classes', topk))
     results, bad = classify_each(files, network, topk)
     if csv is not None:

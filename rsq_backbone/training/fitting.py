@@ -4,6 +4,7 @@ import signal
 import sys
 import threading
 import warnings
+from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from rsq_backbone.errors import UserError, one_line
 from rsq_backbone.progress import Progress
 
-__all__ = ['Hardware', 'fit']
+__all__ = ['Hardware', 'Task', 'fit']
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,20 @@ class Hardware:
         return self.accelerator == 'cpu' or (self.accelerator == 'auto' and no_other)
 
 
+class Task(pl.LightningModule, ABC):
+    """What `fit` trains: Lightning's module that knows its share of the batches."""
+
+    @abstractmethod
+    def training_batches(self, rank: int, processes: int) -> Any:
+        """One process's share of this epoch's batches.
+
+        Raises:
+            UserError: if they cannot be shared among so many processes.
+        """
+
+
 def fit(
-        task: pl.LightningModule, epochs: int, precision: Any, checkpoints: Path, monitor: Optional[str],
+        task: Task, epochs: int, precision: Any, checkpoints: Path, monitor: Optional[str],
         hardware: Hardware, progress: Progress,
 ) -> None:
     """Train for a number of epochs, from the last checkpoint in the folder if there is one.
@@ -71,6 +84,7 @@ def fit(
                 use_distributed_sampler=False, reload_dataloaders_every_n_epochs=1)
         except (ValueError, RuntimeError, pl.utilities.exceptions.MisconfigurationException) as e:
             raise UserError(f'Lightning cannot train like this: {one_line(e)}') from e
+        task.training_batches(0, trainer.world_size)  # refuses before other processes are started
         task.train()  # Lightning leaves the mode as it finds it
         resumed = last.exists()
         if resumed:

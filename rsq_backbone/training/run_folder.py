@@ -14,6 +14,7 @@ from rsq_backbone.datasets.labelled_images import LabelledImages
 from rsq_backbone.errors import UserError
 from rsq_backbone.files import whole_file, write_rows, write_text
 from rsq_backbone.results import PicturePrediction, TrainingResult
+from rsq_backbone.training.faults import one_line_faults
 
 __all__ = ['RunFolder']
 
@@ -76,7 +77,8 @@ class RunFolder:
                 raise ValueError('embedded null character')
             if self.path.exists() and not self.path.is_dir():
                 raise UserError(f'{self.path} is a file; choose another --output or --name.')
-            taken = self.path.is_dir() and any(self.path.iterdir())
+            # A run that was killed while it wrote its first file leaves but a part of that.
+            taken = self.path.is_dir() and not all(file.match('.settings-*.json') for file in self.path.iterdir())
         except (OSError, ValueError) as e:  # a name that no file can have
             if isinstance(e, UserError):
                 raise
@@ -104,10 +106,12 @@ class RunFolder:
         if resume and self._settings.exists() and self._settings_before() != settings:
             raise UserError(f'the pictures have changed since {self.path} was begun; begin again with --overwrite.')
         try:
-            if not resume and self._settings.exists():
-                shutil.rmtree(self.path)
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
-            write_text(self._settings, json.dumps(settings, indent=2) + '\n')
+            with one_line_faults(self.path):
+                if not resume and self._settings.exists():
+                    shutil.rmtree(self.path)
+                self.path.mkdir(parents=True, exist_ok=True)
+                write_text(self._settings, json.dumps(settings, indent=2) + '\n')  # first: it makes a folder a run
+                self.checkpoints.mkdir(exist_ok=True)
         except OSError as e:
             raise UserError(
                 f'{self.path} cannot be written ({e.strerror}); choose another folder with --output.') from e

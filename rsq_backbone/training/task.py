@@ -5,7 +5,6 @@ import statistics
 import time
 from typing import Any, Dict, List, Optional, Sequence
 
-import lightning.pytorch as pl
 import numpy as np
 import torch
 import torch.nn as nn
@@ -15,6 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from rsq_backbone.errors import UserError
 from rsq_backbone.results import Epoch, Iteration
+from rsq_backbone.training.fitting import Task
 from rsq_backbone.training.layers import parameter_groups
 from rsq_backbone.training.pictures import EpochBatches, Samples, batches, to_input
 from rsq_backbone.training.recipes import Recipe
@@ -22,7 +22,7 @@ from rsq_backbone.training.recipes import Recipe
 __all__ = ['ClassificationTask']
 
 
-class ClassificationTask(pl.LightningModule):
+class ClassificationTask(Task):
     """Trains what of a network is not frozen, and writes down how that went.
 
     Args:
@@ -71,9 +71,12 @@ class ClassificationTask(pl.LightningModule):
 
     def train_dataloader(self) -> Any:
         """Made anew for each epoch."""
-        return batches(self.training_samples, EpochBatches(
-            self.training_indices, self.recipe.batch_size, self.seed, self.current_epoch,
-            self.trainer.global_rank, self.trainer.world_size))
+        return batches(
+            self.training_samples, self.training_batches(self.trainer.global_rank, self.trainer.world_size))
+
+    def training_batches(self, rank: int, processes: int) -> EpochBatches:
+        return EpochBatches(
+            self.training_indices, self.recipe.batch_size, self.seed, self.current_epoch, rank, processes)
 
     def val_dataloader(self) -> Any:
         share = self.monitoring_indices[self.trainer.global_rank::self.trainer.world_size]

@@ -116,6 +116,13 @@ def test_headline_numbers_are_those_of_the_metrics(make_result, report):
     assert '41.8 MB' in page.text
 
 
+def test_a_network_that_learned_nothing_is_not_compared_but_told(make_result, report):
+    result = make_result({'cat': 6, 'dog': 7})
+    page = report(dataclasses.replace(result, metrics=classification_metrics([[0, 6], [0, 7]], ['cat', 'dog'])))
+    assert "Every picture is taken for 'dog': nothing was learned." in page.text
+    assert 'intervals overlap' not in page.text
+
+
 def test_class_table_is_that_of_the_metrics(make_result, report):
     """c occurs and is never predicted, d is predicted and never occurs, e does neither."""
     confusion = np.zeros((5, 5), int)

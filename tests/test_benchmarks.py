@@ -1,0 +1,94 @@
+"""What the benchmarks compare is what they say it is."""
+import importlib
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import torchvision
+from scipy import stats
+
+from rsq_backbone.training.layers import freeze_stages, stages
+
+BENCHMARKS = Path(__file__).parents[1] / 'benchmarks'
+NAMES = ('squeezenet1_1', 'shufflenet_v2_x1_0', 'googlenet', 'resnet18', 'mobilenet_v2')
+
+
+@pytest.fixture(scope='module')
+def benchmark():
+    """Import a module of benchmarks/, as its own commands do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(BENCHMARKS))
+        yield importlib.import_module
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_a_torchvision_network_as_a_timm_model_computes_what_torchvision_computes(benchmark, name, tmp_path):
+    benchmark('torchvision_models')
+    options = dict(aux_logits=True, init_weights=False) if name == 'googlenet' else {}
+    torch.manual_seed(0)
+    net = torchvision.models.get_model(name, weights=None, **options).eval()
+    torch.save(net.state_dict(), tmp_path / 'checkpoint.pth')
+    model = timm.create_model(
+        f'tv_{name}', pretrained=True, pretrained_cfg_overlay=dict(file=str(tmp_path / 'checkpoint.pth'))).eval()
+    x = torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), net(x))
+        assert model.forward_head(model.forward_features(x), pre_logits=True).shape == (2, model.num_features)
+    freeze_stages(model, 1)
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert trained == {*stages(model)[-1], *stages(model)[-2]}
+    assert 4 < len(stages(model)) < 7
+    model.reset_classifier(9)
+    assert model(x).shape == (2, 9)
+
+
+def test_squeezenet_starts_from_the_weights_that_res_squeezenet_starts_from(benchmark):
+    benchmark('torchvision_models')
+    squeezenet, ours = (
+        timm.create_model(name, pretrained=True).eval() for name in ('tv_squeezenet1_1', 'res_squeezenet'))
+    for key in ('mean', 'std', 'input_size', 'crop_pct', 'interpolation'):
+        assert squeezenet.pretrained_cfg[key] == ours.pretrained_cfg[key]
+    x = torch.randn(1, 3, 227, 227)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            squeezenet.forward_features(x)[:, :, ::2, ::2], 16 * ours.forward_features(x), rtol=1e-4, atol=1e-3)
+    assert torch.equal(16 * squeezenet.classifier.weight, ours.conv10.weight)
+
+
+def test_the_random_residual_stage_has_the_trunk_and_nothing_else_of_the_start(benchmark):
+    benchmark('solar_cells')
+    ours = timm.create_model('res_squeezenet', pretrained=True).state_dict()
+    random = timm.create_model('res_squeezenet_random_stage', pretrained=True).state_dict()
+    for key, value in ours.items():
+        if 'conv' in key or 'fire' in key:
+            assert torch.equal(random[key], value) == ('stages.3.' not in key), key
+    assert random['stages.3.res5a.bn2.weight'].unique().tolist() == [1]
+
+
+def test_intervals_are_student_s(benchmark):
+    runs = benchmark('runs')
+    values = [1.0, 2.5, 2.0, 4.0, 3.5]
+    low, high = stats.t.interval(0.95, 4, loc=2.6, scale=stats.sem(values))
+    assert runs.mean_interval(values) == pytest.approx((2.6, low, high))
+    assert runs.mean_interval([1.0, 2.0]) == (1.5, float('-inf'), float('inf'))
+
+
+def test_samples_of_solar_cells_never_share_a_cell_and_keep_the_proportions(benchmark, tmp_path):
+    solar_cells = benchmark('solar_cells')
+    cells = [solar_cells.Cell(Path(f'{i}.png'), 1.0 if i % 4 == 0 else 0.0, 'mono') for i in range(1000)]
+    solar_cells.write_samples(cells, 'defect', 400, 0, tmp_path / 'sample.csv', tmp_path / 'others.csv')
+    sample, others = (
+        [line.split(',') for line in (tmp_path / f'{name}.csv').read_text().splitlines()[1:]]
+        for name in ('sample', 'others'))
+    assert (len(sample), len(others)) == (400, 280)
+    assert not {path for path, _ in sample} & {path for path, _ in others}
+    assert [sum(label == 'defect' for _, label in rows) for rows in (sample, others)] == [100, 70]
+
+
+def test_table_1_has_the_paper_s_networks_and_accuracies(benchmark):
+    table1 = benchmark('table1')
+    assert [model for model, _ in table1.NETWORKS.values()] == [*(f'tv_{name}' for name in NAMES), 'res_squeezenet']
+    # All accuracies of the paper are whole counts of its 292 pictures.
+    for _, row in table1.NETWORKS.values():
+        assert abs(row.accuracy * 292 - round(row.accuracy * 292)) < 0.02
