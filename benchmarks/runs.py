@@ -44,6 +44,7 @@ class Outcome:
     validation_pictures: int
     file_bytes: int
     parameters: int
+    learned_nothing: bool  # every picture is taken for the same class
     foreign_cores: Optional[float]
 
 
@@ -79,7 +80,8 @@ def run_arm(
         metrics = classification_metrics(np.add(metrics.confusion_matrix, more.confusion_matrix), result.data.classes)
     outcome = Outcome(
         name, seed, metrics.accuracy, metrics.mean_iou, metrics.n, result.seconds['total'],
-        result.seconds['evaluation'], result.metrics.n, result.file_bytes, result.parameters, foreign)
+        result.seconds['evaluation'], result.metrics.n, result.file_bytes, result.parameters,
+        metrics.only_prediction is not None, foreign)
     write_text(note, json.dumps(dataclasses.asdict(outcome)) + '\n')
     (output / folder / 'model.safetensors').unlink()  # 42 MB each
     return outcome
@@ -101,6 +103,12 @@ def spread_text(values: Sequence[float], digits: int) -> str:
 def interval_text(values: Sequence[float], digits: int, sign: str = '+') -> str:
     mean, low, high = mean_interval(values)
     return f'{mean:{sign}.{digits}f} [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]'
+
+
+def failures_text(outcomes: Sequence[Outcome]) -> str:
+    """Which runs learned nothing, or nothing."""
+    failed = [f'{o.arm} {o.seed}' for o in outcomes if o.learned_nothing]
+    return f'Learned nothing, one class for every picture (arm, seed): {", ".join(failed)}.' if failed else ''
 
 
 def load_text(outcomes: Sequence[Outcome]) -> str:

@@ -37,7 +37,7 @@ import torchvision_models  # noqa: F401  registers
 import typer
 from measuring import LoadWatch, environment
 from printing import in_existing_folder, markdown_table, progress_bar, run
-from runs import HEAD, TAIL, Arm, Outcome, interval_text, load_text, run_arm, spread_text
+from runs import HEAD, TAIL, Arm, Outcome, failures_text, interval_text, load_text, run_arm, spread_text
 from timm.models import generate_default_cfgs, register_model
 
 from rsq_backbone.errors import UserError
@@ -201,16 +201,23 @@ def _task_report(task: str, arms: Sequence[str], outcomes: Sequence[Outcome]) ->
     for a, b in (*COMPARISONS, *((change, 'laptop') for change in CHANGES)):
         if a in by_arm and b in by_arm:
             pairs = list(zip(by_arm[a], by_arm[b], strict=True))
-            differences.append([
-                f'{a} - {b}', interval_text([100 * (x.accuracy - y.accuracy) for x, y in pairs], 1),
-                interval_text([x.mean_iou - y.mean_iou for x, y in pairs], 3),
-                interval_text([x.seconds / y.seconds for x, y in pairs], 2, sign='')])
+            differences.append(_difference(f'{a} - {b}', pairs))
+            learned = [pair for pair in pairs if not any(o.learned_nothing for o in pair)]
+            if 1 < len(learned) < len(pairs):
+                differences.append(_difference(f'the same, {len(learned)} seeds in which both learned', learned))
     some = next(iter(by_arm.values()))
     head = (
         f'**{task}** ({TASKS[task]}); {len(some)} seeds, each judged by {some[0].n} pictures; '
         f'{torch.get_num_threads()} threads; {HEAD}')
     return '\n\n'.join(filter(None, [
-        head, markdown_table(rows), TAIL, markdown_table(differences), load_text(outcomes)]))
+        head, markdown_table(rows), TAIL, markdown_table(differences), failures_text(outcomes), load_text(outcomes)]))
+
+
+def _difference(name: str, pairs: Sequence[Tuple[Outcome, Outcome]]) -> List[str]:
+    return [
+        name, interval_text([100 * (x.accuracy - y.accuracy) for x, y in pairs], 1),
+        interval_text([x.mean_iou - y.mean_iou for x, y in pairs], 3),
+        interval_text([x.seconds / y.seconds for x, y in pairs], 2, sign='')]
 
 
 if __name__ == '__main__':
