@@ -31,11 +31,9 @@ def one_line_faults(folder: Path) -> Iterator[None]:
             raise _disk_full(folder) from e
         raise
     except RuntimeError as e:
-        # PyTorch's CPU allocator and its writer of checkpoints have no exception types of their own.
+        # PyTorch's CPU allocator has no exception type of its own.
         if isinstance(e, torch.OutOfMemoryError) or "can't allocate memory" in str(e):
             raise _out_of_memory() from e
-        if 'PytorchStreamWriter failed' in str(e):
-            raise _disk_full(folder) from e
         raise
 
 

@@ -31,9 +31,9 @@ from rsq_backbone.training.faults import one_line_faults
 from rsq_backbone.training.fitting import Hardware, fit
 from rsq_backbone.training.frozen_features import cut_at_frozen
 from rsq_backbone.training.layers import freeze_stages, keep_statistics
-from rsq_backbone.training.linear import LinearClassifier, LinearStart, fit_linear, pooled_features
+from rsq_backbone.training.linear import LinearClassifier, LinearStart, fit_linear, pooled_features, pooled_input
 from rsq_backbone.training.memory import keep_freed_memory
-from rsq_backbone.training.pictures import INFERENCE_BATCH, Features, Pictures, Samples
+from rsq_backbone.training.pictures import INFERENCE_BATCH, Features, Inputs, Pictures, Samples
 from rsq_backbone.training.recipes import RECIPES, Recipe
 from rsq_backbone.training.run_folder import RunFolder
 from rsq_backbone.training.task import ClassificationTask
@@ -111,7 +111,14 @@ def finetune(
         pictures = Pictures(parts.images, parts.content, config, progress)
         clock.lap('reading pictures')
 
-        linear, floor = _linear_floor(network, pictures, parts, progress)
+        if chosen.trained_stages is not None:
+            freeze_stages(network, chosen.trained_stages)
+        if chosen.keep_statistics:
+            keep_statistics(network)
+        frozen, cache_note = _frozen_features(network, pictures, chosen, feature_cache, progress)
+        clock.lap('frozen features')
+
+        linear, floor = _linear_floor(network, frozen, pictures, parts, progress)
         torch.manual_seed(seed)
         network.reset_classifier(len(parts.classes))  # type: ignore[operator]
         start = LinearStart(network, linear) if chosen.linear_start else None
@@ -120,15 +127,9 @@ def finetune(
         if not _is_child():
             pictures_of_run = array_key(sorted(parts.content.values()))
             folder.begin({**settings, 'pictures': pictures_of_run}, resume)
-        if chosen.trained_stages is not None:
-            freeze_stages(network, chosen.trained_stages)
-        if chosen.keep_statistics:
-            keep_statistics(network)
-        task, cache_note = None, 'not used: nothing is trained'
+        task = None
         if chosen.epochs:
-            features, trained, cache_note = _frozen_features(network, pictures, chosen, feature_cache, progress)
-            clock.lap('frozen features')
-            task = _task(network, trained, features or pictures, parts, chosen, seed, config)
+            task = _task(network, frozen, pictures, parts, chosen, seed, config)
             fit(task, chosen.epochs, chosen.precision, folder.checkpoints,
                 'monitor_loss' if parts.held_out else None, hardware, progress)
             clock.lap('training')
@@ -300,10 +301,21 @@ def _build(
     return network.to(memory_format=torch.channels_last)
 
 
+@dataclass(frozen=True)
+class _Frozen:
+    features: Features  # what the frozen part makes of every picture
+    trained: nn.Module  # what makes logits of them, with the last layer of the time
+
+
 def _linear_floor(
-        network: nn.Module, pictures: Pictures, parts: _Parts, progress: Progress,
+        network: nn.Module, frozen: Optional[_Frozen], pictures: Pictures, parts: _Parts, progress: Progress,
 ) -> Tuple[LinearClassifier, ClassificationMetrics]:
-    features = Features(pictures, pooled_features(network), 'computing pooled features, pictures', progress, small=True)
+    inputs: Inputs = pictures
+    pooled = pooled_features(network)
+    last = network.get_classifier()  # type: ignore[operator]
+    if frozen is not None and isinstance(last, (nn.Linear, nn.Conv2d)):  # in heads of several layers it is not called
+        inputs, pooled = frozen.features, pooled_input(frozen.trained, last)
+    features = Features(inputs, pooled, 'computing pooled features, pictures', progress, small=True)
     x = np.stack([features[i] for i in range(len(parts.images))]).astype(np.float32)
     labels = np.asarray(parts.images.labels)
     learned = range(parts.validation.start)  # there is nothing to choose by held-out pictures
@@ -315,28 +327,36 @@ def _linear_floor(
 
 def _frozen_features(
         network: nn.Module, pictures: Pictures, recipe: Recipe, wanted: bool, progress: Progress,
-) -> Tuple[Optional[Features], Optional[nn.Module], str]:
-    """What the frozen part makes of every picture and the part that is trained, or why not."""
+) -> Tuple[Optional[_Frozen], str]:
+    """What the frozen part makes of every picture, or why that is not kept."""
+    if not recipe.epochs:
+        return None, 'not used: nothing is trained'
     if not wanted:
-        return None, None, 'not used: switched off'
+        return None, 'not used: switched off'
     if recipe.trained_stages is None:
-        return None, None, 'not used: nothing is frozen'
+        return None, 'not used: nothing is frozen'
     if recipe.augmentation != 'none':
-        return None, None, 'not used: augmentation shows the frozen part other pictures in each epoch'
+        return None, 'not used: augmentation shows the frozen part other pictures in each epoch'
     cut = cut_at_frozen(network)
     if cut is None:
-        return None, None, 'not used: the frozen part ends in no single tensor, or torch.fx cannot trace the model'
+        return None, 'not used: the frozen part ends in no single tensor, or torch.fx cannot trace the model'
     try:
         features = Features(pictures, cut.frozen, 'computing frozen features, pictures', progress)
     except NotKept as e:
-        return None, None, f'not used: {e}'
-    return features, cut.trained, 'used'
+        return None, f'not used: {e}'
+    return _Frozen(features, cut.trained), 'used'
 
 
 def _task(
-        network: nn.Module, trained: Optional[nn.Module], inputs: Union[Pictures, Features], parts: _Parts,
-        recipe: Recipe, seed: int, config: Dict[str, Any],
+        network: nn.Module, frozen: Optional[_Frozen], pictures: Pictures, parts: _Parts, recipe: Recipe, seed: int,
+        config: Dict[str, Any],
 ) -> ClassificationTask:
+    inputs: Inputs = pictures
+    trained = None
+    if frozen is not None:
+        cut = cut_at_frozen(network)  # again, with the new last layer
+        assert cut is not None
+        inputs, trained = frozen.features, cut.trained
     labels = parts.images.labels
     augmentation = None if recipe.augmentation == 'none' else Augmentation(recipe.augmentation)
     return ClassificationTask(

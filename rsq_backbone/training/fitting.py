@@ -1,4 +1,5 @@
 """Running a task on Lightning, so that it can be stopped at any moment and resumed."""
+import io
 import logging
 import signal
 import sys
@@ -8,13 +9,15 @@ from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterator, Optional, Union
+from typing import Any, Dict, Iterator, Optional, Union
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from rsq_backbone.errors import UserError, one_line
+from rsq_backbone.files import whole_file
 from rsq_backbone.progress import Progress
 
 __all__ = ['Hardware', 'Task', 'fit']
@@ -79,7 +82,7 @@ def fit(
             trainer = pl.Trainer(
                 accelerator=hardware.accelerator, devices=_devices(hardware), strategy=hardware.strategy,
                 num_nodes=hardware.num_nodes, precision=precision, max_epochs=epochs,
-                callbacks=[_ProgressTeller(progress), *keepers],
+                callbacks=[_ProgressTeller(progress), *keepers], plugins=[_WholeCheckpoints()],
                 logger=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
                 use_distributed_sampler=False, reload_dataloaders_every_n_epochs=1)
         except (ValueError, RuntimeError, pl.utilities.exceptions.MisconfigurationException) as e:
@@ -120,6 +123,17 @@ def _check(file: Path, task: pl.LightningModule) -> None:
 
 def _devices(hardware: Hardware) -> Any:
     return int(hardware.devices) if str(hardware.devices).isdigit() else hardware.devices
+
+
+class _WholeCheckpoints(TorchCheckpointIO):
+    """Written beside their place. Lightning's own way is by the folder of temporary files, from where a checkpoint is
+    copied if that is another disk: whoever runs out of space in between is left with half of it."""
+
+    def save_checkpoint(self, checkpoint: Dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        data = io.BytesIO()  # of a full disk torch.save itself says nothing that anyone would understand
+        torch.save(checkpoint, data)
+        with whole_file(Path(path)) as temporary:
+            temporary.write_bytes(data.getbuffer())
 
 
 class _ProgressTeller(Callback):

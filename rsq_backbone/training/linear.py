@@ -1,7 +1,7 @@
 """Logistic regression on pooled features: the floor that every recipe has to beat, and where a last layer may start."""
 import warnings
 from dataclasses import dataclass
-from typing import Any, Tuple
+from typing import Any, List, Tuple
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ import torch.nn as nn
 
 from rsq_backbone.errors import UserError
 
-__all__ = ['LinearClassifier', 'LinearStart', 'fit_linear', 'pooled_features']
+__all__ = ['LinearClassifier', 'LinearStart', 'fit_linear', 'pooled_features', 'pooled_input']
 
 # Inverse strength of the L2 penalty on standardised features; some hundred features of some hundred pictures need a
 # strong one.
@@ -60,8 +60,31 @@ class _Pooled(nn.Module):
         self.model = model
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.model.forward_head(self.model.forward_features(x), pre_logits=True)  # type: ignore[operator]
-        return x.mean((2, 3)) if x.ndim == 4 else x
+        return _pooled(self.model.forward_head(self.model.forward_features(x), pre_logits=True))  # type: ignore[operator]
+
+
+def pooled_input(model: nn.Module, layer: nn.Module) -> nn.Module:
+    """Input of `model` -> what its part `layer`, which is called once, then sees, averaged as by `pooled_features`."""
+    return _PooledInput(model, layer)
+
+
+class _PooledInput(nn.Module):
+    def __init__(self, model: nn.Module, layer: nn.Module) -> None:
+        super().__init__()
+        self.model, self.layer = model, layer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        seen: List[torch.Tensor] = []
+        hook = self.layer.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
+        try:
+            self.model(x)
+        finally:
+            hook.remove()
+        return _pooled(seen[0])
+
+
+def _pooled(x: torch.Tensor) -> torch.Tensor:
+    return x.mean((2, 3)) if x.ndim == 4 else x
 
 
 class LinearStart:

@@ -1,6 +1,7 @@
 """From picture files to the batches that a network is trained on and judged by."""
 import hashlib
 import os
+from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
@@ -19,13 +20,38 @@ from rsq_backbone.progress import Progress, silent
 from rsq_backbone.training.array_cache import NotKept, array_key, cached_array
 from rsq_backbone.training.augmentation import Augmentation
 
-__all__ = ['INFERENCE_BATCH', 'EpochBatches', 'Features', 'Pictures', 'Samples', 'batches', 'to_input']
+__all__ = ['INFERENCE_BATCH', 'EpochBatches', 'Features', 'Inputs', 'Pictures', 'Samples', 'batches', 'to_input']
 
 _READERS = 4  # threads; Pillow decodes without the interpreter lock
 INFERENCE_BATCH = 16
 
 
-class Pictures:
+class Inputs(ABC):
+    """What a network or a part of it takes, kept once for all pictures of the same content.
+
+    Args:
+        key: A name for all that the values depend on.
+        rows: Where each picture's value is kept.
+        first: A picture for each of these places.
+        config: timm's data configuration.
+    """
+
+    def __init__(self, key: str, rows: Sequence[int], first: Sequence[int], config: Dict[str, Any]) -> None:
+        self.key = key
+        self.rows = rows
+        self.first = first
+        self.config = config
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> np.ndarray:
+        """A picture's value, stored channels last."""
+
+    def input(self, indices: Sequence[int]) -> torch.Tensor:
+        """These pictures' values as `to_input` makes them a batch."""
+        return to_input(torch.from_numpy(np.stack([self[i] for i in indices])), self.config)
+
+
+class Pictures(Inputs):
     """Pictures at the network's input size, (H, W, 3) uint8 each, as timm's evaluation transform cuts them out.
 
     They are kept on disk where they fit, so that each file is decoded once however many epochs and runs follow; else
@@ -42,17 +68,16 @@ class Pictures:
             progress: Progress = silent,
     ) -> None:
         self.images = images
-        self.config = config
         # timm's own division of labour: the part before normalisation gives uint8.
         self._transform = create_transform(**config, use_prefetcher=True)
         hashes = [content[path] for path in images.paths]
         # Kept by content, so that neither the names nor the split matter.
         distinct = sorted(set(hashes))
         place = {digest: row for row, digest in enumerate(distinct)}
-        self.rows = [place[digest] for digest in hashes]
         first = {digest: index for index, digest in reversed(list(enumerate(hashes)))}
-        self.first = [first[digest] for digest in distinct]  # a picture for each row
-        self.key = array_key('pictures', distinct, str(self._transform), PIL.__version__)
+        super().__init__(
+            key=array_key('pictures', distinct, str(self._transform), PIL.__version__),
+            rows=[place[digest] for digest in hashes], first=[first[digest] for digest in distinct], config=config)
         _, height, width = config['input_size']
         shape = (len(distinct), height, width, 3)
 
@@ -74,10 +99,6 @@ class Pictures:
     def __getitem__(self, index: int) -> np.ndarray:
         return self._read(index) if self._array is None else self._array[self.rows[index]]
 
-    def input(self, indices: Sequence[int]) -> torch.Tensor:
-        """What a network takes for these pictures, as `to_input` gives it."""
-        return to_input(torch.from_numpy(np.stack([self[i] for i in indices])), self.config)
-
     @property
     def kept(self) -> bool:
         return self._array is not None
@@ -86,8 +107,8 @@ class Pictures:
         return self._transform(read_image(self.images.paths[index])).permute(1, 2, 0).numpy()
 
 
-class Features:
-    """What a fixed module makes of pictures, (H, W, C) or (C,) float16 each, kept on disk.
+class Features(Inputs):
+    """What a fixed module makes of pictures or of features, (H, W, C) or (C,) float16 each, kept on disk.
 
     `small` ones are held in memory where there is no room on the disk.
 
@@ -96,25 +117,25 @@ class Features:
     """
 
     def __init__(
-            self, pictures: Pictures, module: nn.Module, what: str, progress: Progress = silent, small: bool = False,
+            self, inputs: Inputs, module: nn.Module, what: str, progress: Progress = silent, small: bool = False,
     ) -> None:
         module.eval()
-        self._rows = pictures.rows
-        first = self._compute(pictures, module, [0])
+        first = self._compute(inputs, module, [0])
 
         def fill(array: np.ndarray) -> None:
             for start in range(0, len(array), INFERENCE_BATCH):
-                part = pictures.first[start:start + INFERENCE_BATCH]
-                values = self._compute(pictures, module, part)
+                part = inputs.first[start:start + INFERENCE_BATCH]
+                values = self._compute(inputs, module, part)
                 if not np.isfinite(values).all():
                     raise NotKept('the features exceed the range of float16')
                 array[start:start + len(part)] = values
                 progress(what, start + len(part), len(array))
 
         key = array_key(
-            'features', pictures.key, pictures.config['mean'], pictures.config['std'], _fingerprint(module),
+            'features', inputs.key, inputs.config['mean'], inputs.config['std'], _fingerprint(module),
             torch.__version__)
-        shape = (len(pictures.first), *first.shape[1:])
+        super().__init__(key, inputs.rows, inputs.first, inputs.config)
+        shape = (len(inputs.first), *first.shape[1:])
         try:
             self._array = cached_array(key, shape, np.float16, fill)
         except NotKept:
@@ -124,12 +145,12 @@ class Features:
             fill(self._array)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        return self._array[self._rows[index]]
+        return self._array[self.rows[index]]
 
     @staticmethod
     @torch.inference_mode()
-    def _compute(pictures: Pictures, module: nn.Module, indices: Sequence[int]) -> np.ndarray:
-        y = module(pictures.input(indices))
+    def _compute(inputs: Inputs, module: nn.Module, indices: Sequence[int]) -> np.ndarray:
+        y = module(inputs.input(indices))
         if not isinstance(y, torch.Tensor):
             raise NotKept('the features are not a single tensor')
         return (y.permute(0, 2, 3, 1) if y.ndim == 4 else y).half().numpy()
@@ -160,7 +181,7 @@ class Samples(Dataset[Tuple[torch.Tensor, int]]):
     """Pictures or features with their classes, by (epoch, index)."""
 
     def __init__(
-            self, inputs: Any, labels: Sequence[int], augmentation: Optional[Augmentation] = None, seed: int = 0,
+            self, inputs: Inputs, labels: Sequence[int], augmentation: Optional[Augmentation] = None, seed: int = 0,
     ) -> None:
         self.inputs = inputs
         self.labels = labels

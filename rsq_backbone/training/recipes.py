@@ -63,7 +63,7 @@ RECIPES: Dict[str, Recipe] = {recipe.name: recipe for recipe in (
         crop_mode='squash',
         keep_statistics=True,
         linear_start=True,
-        precision='auto',  # half the time, and the same accuracy
+        precision='auto',  # bfloat16 takes two thirds of the time of float32
         held_out=0,
     ),
     Recipe(

@@ -2,10 +2,12 @@
 import errno
 import os
 import re
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from rsq_backbone import files
 from rsq_backbone.errors import UserError
@@ -44,9 +46,8 @@ def fail(message):
 
 
 @pytest.mark.parametrize(('owner', 'name', 'fault'), [
-    (torch, 'save', OSError(errno.ENOSPC, 'No space left on device')),
-    # What the writers of PyTorch and safetensors make of it.
-    (torch, 'save', RuntimeError('[enforce fail at inline_container.cc:9] . PytorchStreamWriter failed writing file')),
+    (Path, 'write_bytes', OSError(errno.ENOSPC, 'No space left on device')),  # a checkpoint
+    # What the writer of safetensors makes of it.
     (run_folder.safetensors.torch, 'save_file', SafetensorError('I/O error: No space left on device (os error 28)')),
     (files.os, 'fsync', OSError(errno.ENOSPC, 'No space left on device')),
 ])
@@ -63,6 +64,33 @@ def test_a_disk_that_fills_up_ends_the_run_in_one_line_and_resuming_finishes_it(
     assert not (runs / 'full' / 'model.safetensors').exists()
     train(recipe, 'full', feature_cache=False, resume=True)
     assert (runs / 'full' / 'metrics.json').exists()
+
+
+def test_a_disk_that_fills_up_in_mid_checkpoint_leaves_the_one_before_whole(train, small, runs, monkeypatch):
+    recipe = small('paper', epochs=3)
+    train(recipe, 'whole')
+    written = []
+    write_bytes = Path.write_bytes
+
+    def half(path, data):
+        written.append(path)
+        write_bytes(path, data if len(written) < 3 else data[:1000])
+        if len(written) == 3:
+            raise OSError(errno.ENOSPC, 'No space left on device')
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, 'write_bytes', half)
+        with pytest.raises(UserError, match='disk is full'):
+            train(recipe, 'full')
+    checkpoints = runs / 'full' / 'checkpoints'
+    assert [file.name for file in checkpoints.iterdir()] == ['last.ckpt']
+    assert torch.load(checkpoints / 'last.ckpt', weights_only=True)['epoch'] == 1
+    batches = []
+    train(recipe, 'full', resume=True,
+          progress=lambda what, done, total: batches.append(done) if what == 'training, batches' else None)
+    assert batches == [9, 10, 11, 12]
+    full, whole = (load_file(runs / name / 'model.safetensors') for name in ('full', 'whole'))
+    assert all(torch.equal(full[key], whole[key]) for key in whole)
 
 
 def test_too_large_a_batch_is_one_line_and_the_run_can_go_on(train, small, runs, monkeypatch):
