@@ -10,6 +10,7 @@ import numpy as np
 from measuring import FOREIGN_CORES_NOTICED, LoadWatch
 from scipy.stats import t as student
 
+from rsq_backbone.cache_folder import cache_folder
 from rsq_backbone.evaluation import evaluate
 from rsq_backbone.files import write_text
 from rsq_backbone.metrics import classification_metrics
@@ -49,10 +50,13 @@ class Outcome:
 
 
 def run_arm(
-        name: str, arm: Arm, source: str, seed: int, output: Path, cache: Path, watch: LoadWatch,
+        name: str, arm: Arm, source: str, seed: int, output: Path, watch: LoadWatch,
         others: Optional[str] = None,
 ) -> Outcome:
     """The outcome of a run, from the note of an earlier call if there is one.
+
+    Kept features are removed before the run (RSQ_CACHE names their folder): what other arms left would make this one
+    look faster. Data sets in that folder stay.
 
     Args:
         name: Of the arm.
@@ -60,7 +64,6 @@ def run_arm(
         source: As `finetune` takes it.
         seed: Of the split and the run.
         output: Folder of the runs and their notes.
-        cache: RSQ_CACHE, emptied before the run: what other arms left there would make this one look faster.
         watch: Tells what else the machine did.
         others: More pictures to judge by, after the time has been taken.
     """
@@ -68,7 +71,7 @@ def run_arm(
     note = output / f'{folder}.json'
     if note.exists():
         return Outcome(**json.loads(note.read_text(encoding='utf-8')))
-    shutil.rmtree(cache, ignore_errors=True)
+    shutil.rmtree(cache_folder() / 'arrays', ignore_errors=True)
     watch.lap()
     result = finetune(
         source, arm.recipe, arm.model, pretrained=arm.pretrained, seed=seed, output=output, name=folder,

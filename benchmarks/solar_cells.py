@@ -167,8 +167,7 @@ def main(
     chosen_tasks, chosen_arms = _known(tasks, list(TASKS)), _known(arms, list(ARMS))
     cells = load_cells()
     output.mkdir(parents=True, exist_ok=True)
-    cache = output / 'cache'
-    os.environ['RSQ_CACHE'] = str(cache)
+    os.environ['RSQ_CACHE'] = str(output / 'cache')
     outcomes: Dict[str, List[Outcome]] = {task: [] for task in chosen_tasks}
     watch = LoadWatch()
     with progress_bar(len(chosen_tasks) * seeds * len(chosen_arms)) as advance:
@@ -180,7 +179,7 @@ def main(
                 for name in chosen_arms[shift:] + chosen_arms[:shift]:
                     advance(f'{task}, seed {seed}, {name}', 0)
                     outcomes[task].append(
-                        run_arm(name, ARMS[name], str(sample), seed, output, cache, watch, str(others)))
+                        run_arm(name, ARMS[name], str(sample), seed, output, watch, str(others)))
                     advance(f'{task}, seed {seed}, {name}', 1)
     print('\n\n'.join(_task_report(task, chosen_arms, of) for task, of in outcomes.items()))
     if json_file is not None:

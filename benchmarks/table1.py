@@ -11,7 +11,6 @@ goes on where it was when the same command is given again.
 import dataclasses
 import json
 import math
-import os
 import statistics
 from pathlib import Path
 from typing import Annotated, Any, Dict, List, Optional, Tuple
@@ -80,8 +79,6 @@ def main(
             arms[name] = Arm(choose_recipe(recipe), model)
             arms[FLOOR.format(name)] = Arm(choose_recipe('linear'), model)
     output.mkdir(parents=True, exist_ok=True)
-    cache = output / 'cache'
-    os.environ['RSQ_CACHE'] = str(cache)
     names = list(arms)
     outcomes: List[Outcome] = []
     watch = LoadWatch()
@@ -90,7 +87,7 @@ def main(
             shift = seed % len(arms)
             for name in names[shift:] + names[:shift]:
                 advance(f'seed {seed}, {name}', 0)
-                outcomes.append(run_arm(f'{recipe} {name}', arms[name], data, seed, output, cache, watch))
+                outcomes.append(run_arm(f'{recipe} {name}', arms[name], data, seed, output, watch))
                 advance(f'seed {seed}, {name}', 1)
     by_network = {
         name: sorted((o for o in outcomes if o.arm == f'{recipe} {name}'), key=lambda o: o.seed) for name in names}
