@@ -90,6 +90,12 @@ def run_arm(
     return outcome
 
 
+def in_turn(arms: Sequence[str], seed: int) -> Sequence[str]:
+    """All arms in an order that rotates with the seed, so that the machine's mood favours none."""
+    shift = seed % len(arms)
+    return [*arms[shift:], *arms[:shift]]
+
+
 def mean_interval(values: Sequence[float]) -> Tuple[float, float, float]:
     """Mean with Student's 95 % interval; of no use below three values."""
     mean = statistics.fmean(values)

@@ -37,7 +37,7 @@ import torchvision_models  # noqa: F401  registers
 import typer
 from measuring import LoadWatch, environment
 from printing import in_existing_folder, markdown_table, progress_bar, run
-from runs import HEAD, TAIL, Arm, Outcome, failures_text, interval_text, load_text, run_arm, spread_text
+from runs import HEAD, TAIL, Arm, Outcome, failures_text, in_turn, interval_text, load_text, run_arm, spread_text
 from timm.models import generate_default_cfgs, register_model
 
 from rsq_backbone.errors import UserError
@@ -175,8 +175,7 @@ def main(
             for seed in range(seeds):
                 sample, others = output / f'{task}-{seed}.csv', output / f'{task}-{seed}-others.csv'
                 write_samples(cells, task, pictures, seed, sample, others)
-                shift = seed % len(chosen_arms)
-                for name in chosen_arms[shift:] + chosen_arms[:shift]:
+                for name in in_turn(chosen_arms, seed):
                     advance(f'{task}, seed {seed}, {name}', 0)
                     outcomes[task].append(
                         run_arm(name, ARMS[name], str(sample), seed, output, watch, str(others)))

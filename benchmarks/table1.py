@@ -20,7 +20,7 @@ import torchvision_models  # noqa: F401  registers
 import typer
 from measuring import LoadWatch, environment
 from printing import in_existing_folder, markdown_table, progress_bar, run
-from runs import HEAD, TAIL, Arm, Outcome, failures_text, interval_text, load_text, run_arm, spread_text
+from runs import HEAD, TAIL, Arm, Outcome, failures_text, in_turn, interval_text, load_text, run_arm, spread_text
 
 from rsq_backbone.errors import UserError
 from rsq_backbone.model_loading import load_model
@@ -84,8 +84,7 @@ def main(
     watch = LoadWatch()
     with progress_bar(seeds * len(arms)) as advance:
         for seed in range(seeds):
-            shift = seed % len(arms)
-            for name in names[shift:] + names[:shift]:
+            for name in in_turn(names, seed):
                 advance(f'seed {seed}, {name}', 0)
                 outcomes.append(run_arm(f'{recipe} {name}', arms[name], data, seed, output, watch))
                 advance(f'seed {seed}, {name}', 1)

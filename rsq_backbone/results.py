@@ -5,13 +5,9 @@ from typing import Any, Dict, Optional, Tuple
 from rsq_backbone.errors import UserError
 from rsq_backbone.metrics import ClassificationMetrics
 
-__all__ = ['FORMAT', 'NOTHING_LEARNED', 'Data', 'Epoch', 'Iteration', 'PicturePrediction', 'TrainingResult']
+__all__ = ['FORMAT', 'Data', 'Epoch', 'Iteration', 'PicturePrediction', 'TrainingResult', 'nothing_learned']
 
 FORMAT = 1  # of metrics.json; raised when a key changes its meaning
-# What to do about `ClassificationMetrics.only_prediction`.
-NOTHING_LEARNED = (
-    "Use the recipe laptop, another seed or a lower learning rate; where the paper's ReLU on the logits has died, no "
-    'epoch more will help.')
 
 
 @dataclass(frozen=True)
@@ -101,3 +97,12 @@ class TrainingResult:
             'iterations': tuple(Iteration(**i) for i in plain['iterations']),
             'command': tuple(plain['command']),
         })
+
+
+def nothing_learned(metrics: ClassificationMetrics) -> Optional[str]:
+    """Where every picture is taken for the same class: that, and what to do about it."""
+    if metrics.only_prediction is None:
+        return None
+    return (
+        f'every picture is taken for {metrics.only_prediction!r}: nothing was learned. Use the recipe laptop, another '
+        "seed or a lower learning rate; where the paper's ReLU on the logits has died, no epoch more will help.")

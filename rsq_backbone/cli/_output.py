@@ -106,7 +106,7 @@ def print_classification(result: 'Classification') -> None:
 
 
 def print_training(result: 'TrainingResult', folder: Path) -> None:
-    from rsq_backbone.results import NOTHING_LEARNED
+    from rsq_backbone.results import nothing_learned
 
     print_data_report(result.data.left_out, result.data.notes)
     stdout.print(
@@ -121,9 +121,9 @@ def print_training(result: 'TrainingResult', folder: Path) -> None:
             name, f'{100 * metrics.accuracy:.1f} %', _interval(metrics.accuracy_interval), f'{metrics.mean_iou:.3f}',
             _interval(metrics.mean_iou_interval))
     stdout.print(table)
-    only = result.metrics.only_prediction
-    if only is not None:
-        print_path(f'warning: every picture is taken for {only!r}: nothing was learned. {NOTHING_LEARNED}', 'yellow')
+    fault = nothing_learned(result.metrics)
+    if fault is not None:
+        print_path(f'warning: {fault}', 'yellow')
     print_classes(result.metrics)
     stdout.print('\nlook at it:    ', end='')
     print_path(str(folder / 'report.html'))

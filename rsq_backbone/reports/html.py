@@ -6,7 +6,7 @@ from typing import Any, List, Optional
 
 from rsq_backbone.files import write_text
 from rsq_backbone.metrics import ClassificationMetrics, Interval
-from rsq_backbone.results import NOTHING_LEARNED, TrainingResult
+from rsq_backbone.results import TrainingResult, nothing_learned
 
 __all__ = ['write_report']
 
@@ -40,8 +40,9 @@ def write_report(result: TrainingResult, folder: Path) -> None:
 
 def _verdicts(fine_tuned: ClassificationMetrics, linear: ClassificationMetrics) -> List[str]:
     """Whether chance in the choice of validation pictures explains the difference, for accuracy and mean IoU."""
-    if fine_tuned.only_prediction is not None:
-        return [f'Every picture is taken for {fine_tuned.only_prediction!r}: nothing was learned. {NOTHING_LEARNED}']
+    fault = nothing_learned(fine_tuned)
+    if fault is not None:
+        return [fault[0].upper() + fault[1:]]
     points = f'{100 * (fine_tuned.accuracy - linear.accuracy):+.2f} points'
     return [
         _verdict(f'accuracy ({points})', fine_tuned.accuracy_interval, linear.accuracy_interval),
