@@ -118,8 +118,8 @@ def print_training(result: 'TrainingResult', folder: Path) -> None:
         table.add_column(column, justify='left' if column == '' else 'right', no_wrap=True)
     for name, metrics in ((f'recipe {result.recipe["name"]}', result.metrics), ('linear floor', result.linear)):
         table.add_row(
-            name, f'{100 * metrics.accuracy:.1f} %', _interval(metrics.accuracy_interval), f'{metrics.mean_iou:.3f}',
-            _interval(metrics.mean_iou_interval))
+            name, f'{100 * metrics.accuracy:.1f} %', _percent_interval(metrics.accuracy_interval),
+            f'{metrics.mean_iou:.3f}', _interval(metrics.mean_iou_interval))
     stdout.print(table)
     fault = nothing_learned(result.metrics)
     if fault is not None:
@@ -137,8 +137,9 @@ def print_evaluation(evaluation: 'Evaluation') -> None:
     print_data_report(evaluation.left_out, evaluation.notes)
     metrics = evaluation.metrics
     stdout.print(
-        f'{metrics.n} pictures: accuracy {100 * metrics.accuracy:.1f} % {_interval(metrics.accuracy_interval)}, mIoU '
-        f'{metrics.mean_iou:.3f} {_interval(metrics.mean_iou_interval)} (95 % intervals), '
+        f'{metrics.n} pictures: accuracy {100 * metrics.accuracy:.1f} % '
+        f'({_percent_interval(metrics.accuracy_interval)}), mIoU {metrics.mean_iou:.3f} '
+        f'({_interval(metrics.mean_iou_interval)}; 95 % intervals), '
         f'{evaluation.seconds:.1f} s', style='bold', highlight=False, markup=False)
     print_classes(metrics)
 
@@ -163,6 +164,10 @@ def print_classes(metrics: 'ClassificationMetrics') -> None:
 
 def _interval(interval: 'Interval') -> str:
     return f'{interval.low:.3f} .. {interval.high:.3f}'
+
+
+def _percent_interval(interval: 'Interval') -> str:
+    return f'{100 * interval.low:.1f} .. {100 * interval.high:.1f} %'
 
 
 def print_segmentation_sizes(result: 'DemoResult') -> None:
