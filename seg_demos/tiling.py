@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from rsq_backbone.progress import Progress, silent
+from rsq_backbone.training.pictures import to_input
 
 __all__ = ['segment']
 
@@ -99,7 +100,5 @@ def _fades(starts: List[int], length: int, overlap: int) -> List[torch.Tensor]:
 
 def _input(picture: np.ndarray, top: int, left: int, tall: int, wide: int, config: Dict[str, Any]) -> torch.Tensor:
     """One tile, normalised; beyond the picture's border its edge is repeated."""
-    pixels = torch.from_numpy(picture[top:top + tall, left:left + wide].copy()).permute(2, 0, 1)[None].float()
-    mean, std = (torch.tensor(config[key])[:, None, None] * 255 for key in ('mean', 'std'))
-    x = (pixels - mean) / std
+    x = to_input(torch.from_numpy(picture[top:top + tall, left:left + wide].copy())[None], config)
     return F.pad(x, (0, wide - x.shape[3], 0, tall - x.shape[2]), mode='replicate')
