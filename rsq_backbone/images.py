@@ -10,7 +10,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from rsq_backbone.errors import UserError, one_line
 
-__all__ = ['CONVERSIONS', 'ImageError', 'ImageFacts', 'inspect_image', 'list_images', 'read_image']
+__all__ = ['CONVERSIONS', 'ImageError', 'ImageFacts', 'inspect_image', 'list_images', 'opened_image', 'read_image']
 
 IMAGE_SUFFIXES = frozenset({'.bmp', '.gif', '.jfif', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp'})
 # Whatever a file is called, Pillow would else hand PostScript to Ghostscript.
@@ -57,7 +57,7 @@ def read_image(path: Path) -> Image.Image:
     Raises:
         ImageError: if the file is missing, empty, truncated, not an image, too small, too narrow or too large.
     """
-    with _opened(Path(path)) as (_, image):
+    with opened_image(Path(path)) as (_, image):
         return _to_rgb(ImageOps.exif_transpose(image))
 
 
@@ -67,7 +67,7 @@ def inspect_image(path: Path) -> ImageFacts:
     Raises:
         ImageError: where `read_image` would.
     """
-    with _opened(Path(path)) as (file, image):
+    with opened_image(Path(path)) as (file, image):
         # Asked first, as Pillow turns a TIFF upright and forgets the tag while it decodes.
         rotated = image.getexif().get(ExifTags.Base.Orientation) in range(2, 9)
         picture = _to_rgb(ImageOps.exif_transpose(image))
@@ -89,8 +89,12 @@ def inspect_image(path: Path) -> ImageFacts:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Tuple[BinaryIO, Image.Image]]:
-    """The file and its picture, not yet decoded; whatever goes wrong in the block is an ImageError."""
+def opened_image(path: Path) -> Iterator[Tuple[BinaryIO, Image.Image]]:
+    """The file and its picture, not yet decoded.
+
+    Raises:
+        ImageError: where `read_image` would, and for whatever goes wrong in the block.
+    """
     try:
         if path.is_dir():
             raise ImageError(f'{path}: is a folder; name the pictures in it.')

@@ -2,11 +2,14 @@
 import math
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any, Dict, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, Optional, Sequence, Tuple
 
 import numpy as np
 
-__all__ = ['ClassMetrics', 'ClassificationMetrics', 'Interval', 'classification_metrics', 'confusion_matrix']
+__all__ = [
+    'ClassMetrics', 'ClassificationMetrics', 'Interval', 'SegmentationMetrics', 'classification_metrics',
+    'confusion_matrix', 'segmentation_metrics',
+]
 
 _RESAMPLES = 2000
 
@@ -64,6 +67,36 @@ class ClassificationMetrics:
         return cls(**{
             **plain,
             'accuracy_interval': Interval(**plain['accuracy_interval']),
+            'mean_iou_interval': Interval(**plain['mean_iou_interval']),
+            'classes': tuple(ClassMetrics(**c) for c in plain['classes']),
+            'confusion_matrix': tuple(map(tuple, plain['confusion_matrix'])),
+        })
+
+
+@dataclass(frozen=True)
+class SegmentationMetrics:
+    """Pixels counted over all pictures. All fields are shares, 0 .. 1, but the counts.
+
+    Means are over the classes for which the value is defined. Intervals are by bootstrap over pictures, since the
+    pixels of one picture say the same thing many times; of a single picture they are that picture's value.
+    """
+
+    n: int  # pictures
+    pixels: int  # that count; ignored ones do not
+    pixel_accuracy: float
+    pixel_accuracy_interval: Interval
+    mean_iou: float  # the paper's eq. 3 with pixels as cases
+    mean_iou_interval: Interval
+    mean_dice: float
+    classes: Tuple[ClassMetrics, ...]  # support in pixels; f1 is the Dice coefficient
+    confusion_matrix: Tuple[Tuple[int, ...], ...]  # rows true, columns predicted
+
+    @classmethod
+    def from_json(cls, plain: Dict[str, Any]) -> 'SegmentationMetrics':
+        """The metrics that `dataclasses.asdict` and JSON made plain."""
+        return cls(**{
+            **plain,
+            'pixel_accuracy_interval': Interval(**plain['pixel_accuracy_interval']),
             'mean_iou_interval': Interval(**plain['mean_iou_interval']),
             'classes': tuple(ClassMetrics(**c) for c in plain['classes']),
             'confusion_matrix': tuple(map(tuple, plain['confusion_matrix'])),
@@ -129,24 +162,66 @@ def classification_metrics(
     if n == 0:
         raise ValueError('the confusion matrix holds no cases.')
 
-    right = np.diagonal(confusion)
-    support, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
-    precision, recall = _ratio(right, predicted), _ratio(right, support)
-    f1, iou = _ratio(2 * right, support + predicted), _iou(right, support, predicted)
-    correct = int(right.sum())
+    classes = _class_metrics(confusion, class_names)
+    correct = int(np.trace(confusion))
     return ClassificationMetrics(
         n=n,
         accuracy=correct / n,
         accuracy_interval=_wilson(correct, n),
-        mean_iou=float(np.nanmean(iou)),
+        mean_iou=_mean(c.iou for c in classes),
         mean_iou_interval=_bootstrap_mean_iou(confusion, seed),
-        balanced_accuracy=float(np.nanmean(recall)),
-        macro_f1=float(np.nanmean(f1)),
-        classes=tuple(
-            ClassMetrics(name, int(support[i]), *(_defined(values[i]) for values in (precision, recall, f1, iou)))
-            for i, name in enumerate(class_names)),
+        balanced_accuracy=_mean(c.recall for c in classes),
+        macro_f1=_mean(c.f1 for c in classes),
+        classes=classes,
         confusion_matrix=tuple(map(tuple, confusion.tolist())),
     )
+
+
+def segmentation_metrics(confusions: np.ndarray, class_names: Sequence[str], seed: int = 0) -> SegmentationMetrics:
+    """Derive all metrics from the confusion matrices of pictures.
+
+    Args:
+        confusions: Pixels, (pictures, classes, classes): rows true, columns predicted.
+        class_names: One a class.
+        seed: Of the bootstrap; the same seed gives the same interval.
+
+    Raises:
+        ValueError: if the matrices have another number of classes than names, or no pixel counts.
+    """
+    confusions = np.asarray(confusions, dtype=np.int64)
+    if confusions.ndim != 3 or confusions.shape[1:] != (len(class_names), len(class_names)):
+        raise ValueError(f'{len(class_names)} class names need square matrices of that size, got {confusions.shape}.')
+    confusion = confusions.sum(0)
+    pixels = int(confusion.sum())
+    if pixels == 0:
+        raise ValueError('the confusion matrices hold no pixels.')
+    classes = _class_metrics(confusion, class_names)
+    accuracy_interval, mean_iou_interval = _bootstrap_pictures(confusions, seed)
+    return SegmentationMetrics(
+        n=len(confusions),
+        pixels=pixels,
+        pixel_accuracy=int(np.trace(confusion)) / pixels,
+        pixel_accuracy_interval=accuracy_interval,
+        mean_iou=_mean(c.iou for c in classes),
+        mean_iou_interval=mean_iou_interval,
+        mean_dice=_mean(c.f1 for c in classes),
+        classes=classes,
+        confusion_matrix=tuple(map(tuple, confusion.tolist())),
+    )
+
+
+def _class_metrics(confusion: np.ndarray, class_names: Sequence[str]) -> Tuple[ClassMetrics, ...]:
+    right = np.diagonal(confusion)
+    support, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
+    precision, recall = _ratio(right, predicted), _ratio(right, support)
+    f1, iou = _ratio(2 * right, support + predicted), _iou(right, support, predicted)
+    return tuple(
+        ClassMetrics(name, int(support[i]), *(_defined(values[i]) for values in (precision, recall, f1, iou)))
+        for i, name in enumerate(class_names))
+
+
+def _mean(values: Iterable[Optional[float]]) -> float:
+    return float(np.mean([value for value in values if value is not None]))
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
@@ -190,3 +265,18 @@ def _bootstrap_mean_iou(confusion: np.ndarray, seed: int) -> Interval:
         right[i] = np.bincount(rows, drawn * (rows == columns), classes)
     low, high = np.quantile(np.nanmean(_iou(right, support, predicted), axis=1), [0.025, 0.975])
     return Interval(float(low), float(high))
+
+
+def _bootstrap_pictures(confusions: np.ndarray, seed: int) -> Tuple[Interval, Interval]:
+    """Percentile bootstrap over pictures: of the pixel accuracy and of the mean IoU."""
+    n = len(confusions)
+    right = np.diagonal(confusions, axis1=1, axis2=2).astype(np.float64)
+    support, predicted = confusions.sum(2).astype(np.float64), confusions.sum(1).astype(np.float64)
+    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=_RESAMPLES).astype(np.float64)
+    right, support, predicted = drawn @ right, drawn @ support, drawn @ predicted
+    some = support.sum(1) > 0  # a draw may hold none but pictures that are ignored as a whole
+    right, support, predicted = right[some], support[some], predicted[some]
+    accuracies = right.sum(1) / support.sum(1)
+    mean_ious = np.nanmean(_iou(right, support, predicted), axis=1)
+    low, high = np.quantile([accuracies, mean_ious], [0.025, 0.975], axis=1)
+    return Interval(float(low[0]), float(high[0])), Interval(float(low[1]), float(high[1]))

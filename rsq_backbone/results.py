@@ -27,6 +27,7 @@ class Epoch:
     monitor_loss: Optional[float]  # on the pictures named by TrainingResult.monitor, after the epoch
     monitor_accuracy: Optional[float]
     seconds: float
+    monitor_mean_iou: Optional[float] = None  # of segmentation
 
 
 @dataclass(frozen=True)

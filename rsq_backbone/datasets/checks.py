@@ -5,14 +5,17 @@ from collections import defaultdict
 from dataclasses import dataclass, replace
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from typing import Dict, List, Sequence, Tuple, Union
+from typing import Callable, Dict, Hashable, List, Sequence, Tuple, TypeVar, Union
 
 from rsq_backbone.datasets.labelled_images import Collection, LabelledImages
 from rsq_backbone.errors import UserError
 from rsq_backbone.images import CONVERSIONS, ImageError, ImageFacts, inspect_image
 from rsq_backbone.progress import Progress, silent
 
-__all__ = ['Checked', 'check']
+__all__ = ['Checked', 'check', 'inspect_each']
+
+Item = TypeVar('Item', bound=Hashable)
+Facts = TypeVar('Facts')
 
 MAX_THREADS = 4  # each may hold a gigabyte: a picture of the largest size allowed, and its copies while converted
 SMALL_SIDE = 64  # pixels
@@ -49,7 +52,7 @@ def check(collection: Collection, progress: Progress = silent) -> Checked:
     parts = [collection.train] if collection.val is None else [collection.train, collection.val]
     pictures = [_Picture(path, label, validating=part is collection.val)
                 for part in parts for path, label in zip(part.paths, part.labels, strict=True)]
-    inspected = _inspect(list(dict.fromkeys(picture.path for picture in pictures)), progress)
+    inspected = inspect_each(list(dict.fromkeys(picture.path for picture in pictures)), inspect_image, progress)
     facts = {path: found for path, found in inspected.items() if isinstance(found, ImageFacts)}
     for picture in pictures:
         if picture.path not in facts:
@@ -70,23 +73,24 @@ def check(collection: Collection, progress: Progress = silent) -> Checked:
     return Checked(checked, left_out, tuple(notes), {path: fact.sha256 for path, fact in facts.items()})
 
 
-def _inspect(paths: Sequence[Path], progress: Progress) -> Dict[Path, Union[ImageFacts, str]]:
-    found: Dict[Path, Union[ImageFacts, str]] = {}
+def inspect_each(
+        items: Sequence[Item], inspect: Callable[[Item], Facts], progress: Progress) -> Dict[Item, Union[Facts, str]]:
+    """What `inspect` finds in each, or what its ImageError says."""
+    def facts_or_problem(item: Item) -> Union[Facts, str]:
+        try:
+            return inspect(item)
+        except ImageError as e:
+            return str(e)  # the error itself would keep the damaged picture in memory
+
+    found: Dict[Item, Union[Facts, str]] = {}
     # Reading a picture sets and restores the warning filters, which all threads share: without a frame around them
     # they could show warnings, or leave them switched off.
     with warnings.catch_warnings(), ThreadPool(min(MAX_THREADS, os.cpu_count() or 1)) as pool:
         warnings.simplefilter('ignore')
-        for path, facts in zip(paths, pool.imap(_facts_or_problem, paths), strict=True):
-            found[path] = facts
-            progress('checking pictures', len(found), len(paths))
+        for item, facts in zip(items, pool.imap(facts_or_problem, items), strict=True):
+            found[item] = facts
+            progress('checking pictures', len(found), len(items))
     return found
-
-
-def _facts_or_problem(path: Path) -> Union[ImageFacts, str]:
-    try:
-        return inspect_image(path)
-    except ImageError as e:
-        return str(e)  # the error itself would keep the damaged picture in memory
 
 
 def _by_content(pictures: Sequence[_Picture], facts: Dict[Path, ImageFacts]) -> List[List[_Picture]]:

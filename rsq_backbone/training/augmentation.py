@@ -1,13 +1,13 @@
 """What is done at random to training pictures; albumentations does it."""
 import hashlib
 import os
-from typing import Any, Callable, Dict
+from typing import Any, Callable, Dict, Tuple
 
 import numpy as np
 
 from rsq_backbone.errors import UserError
 
-__all__ = ['AUGMENTATIONS', 'Augmentation']
+__all__ = ['AUGMENTATIONS', 'Augmentation', 'seeded']
 
 
 def _light() -> Any:
@@ -61,7 +61,19 @@ class Augmentation:
         self._transform = _albumentations().Compose(AUGMENTATIONS[name]())
 
     def __call__(self, picture: np.ndarray, *seed: int) -> np.ndarray:
-        # Of the picture and the epoch alone, so that neither workers nor processes nor a resumed run change it.
-        digest = hashlib.blake2b(repr(seed).encode(), digest_size=4).digest()
-        self._transform.set_random_seed(int.from_bytes(digest, 'big'))
-        return self._transform(image=picture)['image']
+        return seeded(self._transform, *seed)(image=picture)['image']
+
+    def with_mask(self, picture: np.ndarray, mask: np.ndarray, *seed: int) -> Tuple[np.ndarray, np.ndarray]:
+        """The same for a picture and its mask (H, W) together."""
+        changed = seeded(self._transform, *seed)(image=picture, mask=mask)
+        return changed['image'], changed['mask']
+
+
+def seeded(transform: Any, *seed: int) -> Any:
+    """An albumentations transform whose next call depends on these numbers alone.
+
+    Of the picture and the epoch, so that neither workers nor processes nor a resumed run change it.
+    """
+    digest = hashlib.blake2b(repr(seed).encode(), digest_size=4).digest()
+    transform.set_random_seed(int.from_bytes(digest, 'big'))
+    return transform

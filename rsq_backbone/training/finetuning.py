@@ -1,8 +1,6 @@
 """Fine-tuning from beginning to end."""
 import dataclasses
-import os
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Tuple, Union
@@ -18,7 +16,7 @@ from rsq_backbone.datasets.sources import load_source
 from rsq_backbone.datasets.split import split
 from rsq_backbone.errors import UserError
 from rsq_backbone.evaluation import judge, mistakes
-from rsq_backbone.machine import cpu_computes_bfloat16, machine, versions
+from rsq_backbone.machine import machine, versions
 from rsq_backbone.metrics import ClassificationMetrics, classification_metrics, confusion_matrix
 from rsq_backbone.model_loading import load_model
 from rsq_backbone.progress import Progress, silent
@@ -27,8 +25,9 @@ from rsq_backbone.reports.plots import draw_confusion, draw_curves, draw_mistake
 from rsq_backbone.results import FORMAT, Data, Epoch, PicturePrediction, TrainingResult
 from rsq_backbone.training.array_cache import NotKept, array_key
 from rsq_backbone.training.augmentation import Augmentation
+from rsq_backbone.training.clock import Clock
 from rsq_backbone.training.faults import one_line_faults
-from rsq_backbone.training.fitting import Hardware, fit
+from rsq_backbone.training.fitting import Hardware, fit, is_child
 from rsq_backbone.training.frozen_features import cut_at_frozen
 from rsq_backbone.training.layers import freeze_stages, keep_statistics
 from rsq_backbone.training.linear import LinearClassifier, LinearStart, fit_linear, pooled_features, pooled_input
@@ -86,21 +85,19 @@ def finetune(
     if input_size is not None and not 32 <= input_size <= 1024:
         raise UserError(f'input size should be 32 .. 1024 pixels, got {input_size}.')
     chosen = recipe if isinstance(recipe, Recipe) else choose_recipe(recipe)
-    if chosen.precision == 'auto':
-        fast = hardware.is_cpu and cpu_computes_bfloat16()
-        chosen = dataclasses.replace(chosen, precision='bf16-mixed' if fast else '32-true')
+    chosen = dataclasses.replace(chosen, precision=hardware.precision(chosen.precision))
     label = name or _default_name(source, chosen, model, seed)
     folder = RunFolder(Path(output) / label)
     settings = {
         'source': source, 'recipe': dataclasses.asdict(chosen), 'model': model, 'pretrained': pretrained,
         'input_size': input_size, 'train_share': train_share, 'seed': seed}
     with one_line_faults(folder.path):
-        if not _is_child():
+        if not is_child():
             folder.check(settings, resume, overwrite)
-            finished = folder.result() if resume else None
+            finished = folder.result(TrainingResult.from_json) if resume else None
             if finished is not None:
                 return finished
-        clock = _Clock()
+        clock = Clock()
         keep_freed_memory()
 
         parts = _prepare(source, train_share, chosen.held_out, seed, progress)
@@ -124,7 +121,7 @@ def finetune(
         start = LinearStart(network, linear) if chosen.linear_start else None
         clock.lap('linear floor')
 
-        if not _is_child():
+        if not is_child():
             pictures_of_run = array_key(sorted(parts.content.values()))
             folder.begin({**settings, 'pictures': pictures_of_run}, resume)
         task = None
@@ -142,7 +139,10 @@ def finetune(
         clock.lap('evaluation')
 
         folder.save_model(network, parts.classes)
-        folder.save_split({part: parts.subset(part) for part in ('train', 'held_out', 'validation')}, parts.content)
+        folder.save_split(('path', 'label', 'part', 'sha256'), [
+            (path, images.classes[label], part, parts.content[path])
+            for part, images in ((part, parts.subset(part)) for part in ('train', 'held_out', 'validation'))
+            for path, label in zip(images.paths, images.labels, strict=True)])
         folder.save_predictions(predictions)
         epochs = tuple(task.epochs) if task else ()
         result = TrainingResult(
@@ -211,25 +211,6 @@ def _default_name(source: str, recipe: Recipe, model: str, seed: int) -> str:
     if seed:
         parts.append(f'seed{seed}')
     return '-'.join(parts)
-
-
-def _is_child() -> bool:
-    """Whether Lightning started this process to train beside the one that the user started."""
-    return os.environ.get('LOCAL_RANK', '0') != '0' or os.environ.get('NODE_RANK', '0') != '0'
-
-
-class _Clock:
-    def __init__(self) -> None:
-        self._start = self._last = time.perf_counter()
-        self._laps: Dict[str, float] = {}
-
-    def lap(self, what: str) -> None:
-        now = time.perf_counter()
-        self._laps[what] = now - self._last
-        self._last = now
-
-    def seconds(self) -> Dict[str, float]:
-        return {**self._laps, 'total': self._last - self._start}
 
 
 @dataclass(frozen=True)

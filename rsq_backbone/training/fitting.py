@@ -1,6 +1,7 @@
 """Running a task on Lightning, so that it can be stopped at any moment and resumed."""
 import io
 import logging
+import os
 import signal
 import sys
 import threading
@@ -18,9 +19,10 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from rsq_backbone.errors import UserError, one_line
 from rsq_backbone.files import whole_file
+from rsq_backbone.machine import cpu_computes_bfloat16
 from rsq_backbone.progress import Progress
 
-__all__ = ['Hardware', 'Task', 'fit']
+__all__ = ['Hardware', 'Task', 'fit', 'is_child']
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,17 @@ class Hardware:
     def is_cpu(self) -> bool:
         no_other = not (torch.cuda.is_available() or torch.backends.mps.is_available())
         return self.accelerator == 'cpu' or (self.accelerator == 'auto' and no_other)
+
+    def precision(self, wanted: str) -> str:
+        """Lightning's name for what a recipe wants: of 'auto' the faster one here."""
+        if wanted != 'auto':
+            return wanted
+        return 'bf16-mixed' if self.is_cpu and cpu_computes_bfloat16() else '32-true'
+
+
+def is_child() -> bool:
+    """Whether Lightning started this process to train beside the one that the user started."""
+    return os.environ.get('LOCAL_RANK', '0') != '0' or os.environ.get('NODE_RANK', '0') != '0'
 
 
 class Task(pl.LightningModule, ABC):

@@ -226,7 +226,7 @@ class EpochBatches:
         return len(self._batches)
 
 
-def batches(samples: Samples, keys: Any) -> DataLoader[Any]:
+def batches(samples: Dataset[Any], keys: Any) -> DataLoader[Any]:
     """`keys`: an EpochBatches or any list of lists of (epoch, index)."""
-    in_files = isinstance(samples.inputs, Pictures) and not samples.inputs.kept
+    in_files = isinstance(samples, Samples) and isinstance(samples.inputs, Pictures) and not samples.inputs.kept
     return DataLoader(samples, batch_sampler=keys, num_workers=min(4, os.cpu_count() or 1) if in_files else 0)

@@ -4,19 +4,20 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
-from typing import Any, Dict, FrozenSet, Mapping, Optional, Sequence
+from typing import Any, Callable, Dict, FrozenSet, Optional, Sequence, TypeVar
 
 import safetensors.torch
 import torch.nn as nn
 from timm.models._hub import save_config_for_hf
 
-from rsq_backbone.datasets.labelled_images import LabelledImages
 from rsq_backbone.errors import UserError
 from rsq_backbone.files import whole_file, write_rows, write_text
-from rsq_backbone.results import PicturePrediction, TrainingResult
+from rsq_backbone.results import PicturePrediction
 from rsq_backbone.training.faults import one_line_faults
 
 __all__ = ['RunFolder']
+
+T = TypeVar('T')
 
 
 class RunFolder:
@@ -50,12 +51,12 @@ class RunFolder:
                 raise UserError(f'{self.path} is not a finished run ({file.name} is missing); rsq finetune makes one.')
         return f'local-dir:{self.path}'
 
-    def result(self) -> Optional[TrainingResult]:
-        """What a finished run found, None while there is none."""
+    def result(self, read: Callable[[Dict[str, Any]], T]) -> Optional[T]:
+        """What a finished run found, as `read` understands metrics.json; None while there is none."""
         if not self.metrics.exists():
             return None
         try:
-            return TrainingResult.from_json(json.loads(self.metrics.read_text(encoding='utf-8')))
+            return read(json.loads(self.metrics.read_text(encoding='utf-8')))
         except (AttributeError, KeyError, TypeError, ValueError) as e:
             if isinstance(e, UserError):
                 raise
@@ -137,11 +138,9 @@ class RunFolder:
         with whole_file(self.config) as temporary:
             save_config_for_hf(model, str(temporary), model_config={'label_names': list(class_names)})
 
-    def save_split(self, parts: Dict[str, LabelledImages], content: Mapping[Path, str]) -> None:
-        """split.csv: which picture served for what, with the SHA-256 of its file."""
-        write_rows(self._split, [('path', 'label', 'part', 'sha256'), *(
-            (path, images.classes[label], part, content[path])
-            for part, images in parts.items() for path, label in zip(images.paths, images.labels, strict=True))])
+    def save_split(self, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """split.csv: which picture served for what; `names` hold `part` and `sha256`, of the picture's file."""
+        write_rows(self._split, [names, *rows])
 
     def training_content(self) -> FrozenSet[str]:
         """SHA-256 of every picture that the model learned from or that its epoch was chosen by."""
@@ -155,7 +154,7 @@ class RunFolder:
         names = [field.name for field in dataclasses.fields(PicturePrediction)]
         write_rows(self.path / 'predictions.csv', [names, *map(dataclasses.astuple, predictions)])
 
-    def finish(self, result: TrainingResult) -> None:
+    def finish(self, result: Any) -> None:
         """Write metrics.json and remove what only a resumed run would need."""
         write_text(self.metrics, json.dumps(dataclasses.asdict(result), indent=2, allow_nan=False) + '\n')
         shutil.rmtree(self.checkpoints, ignore_errors=True)

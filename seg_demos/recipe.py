@@ -1,0 +1,21 @@
+"""How the segmentation demos train, from top to bottom what a reader needs to repeat it."""
+from dataclasses import dataclass
+
+__all__ = ['SegmentationRecipe']
+
+
+@dataclass(frozen=True)
+class SegmentationRecipe:
+    """Defaults that suit a few hundred pictures on two cores."""
+
+    name: str = 'segmentation'
+    epochs: int = 10
+    batch_size: int = 6  # the largest that leaves a notebook computer usable; batch norms see six crops' pixels
+    crop: int = 256  # small enough for that batch, large enough to show an object with its surroundings
+    learning_rate: float = 1e-3  # of the decoder, which begins at random
+    encoder_factor: float = 0.1  # the encoder begins trained: steps ten times shorter keep what it knows
+    weight_decay: float = 1e-4
+    schedule: str = 'one-cycle'  # warm-up spares the encoder while the decoder is noise; the end at zero settles
+    augmentation: str = 'light'
+    dice: float = 1.0  # weight of the Dice loss, which minds small classes, beside the cross-entropy, which trains fast
+    precision: str = 'auto'  # bfloat16 on a CPU that computes in it, else float32

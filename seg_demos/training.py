@@ -1,0 +1,211 @@
+"""Training a segmentation network from beginning to end, whichever it is."""
+import dataclasses
+import json
+import shutil
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
+
+import numpy as np
+import segmentation_models_pytorch as smp
+import torch
+import torch.nn as nn
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+from rsq_backbone.datasets.labelled_images import LabelledImages
+from rsq_backbone.datasets.split import split
+from rsq_backbone.errors import UserError, one_line
+from rsq_backbone.files import whole_file, write_text
+from rsq_backbone.machine import machine, versions
+from rsq_backbone.metrics import SegmentationMetrics, confusion_matrix, segmentation_metrics
+from rsq_backbone.progress import Progress, silent
+from rsq_backbone.results import FORMAT
+from rsq_backbone.training.array_cache import array_key
+from rsq_backbone.training.clock import Clock
+from rsq_backbone.training.faults import one_line_faults
+from rsq_backbone.training.fitting import Hardware, fit, is_child
+from rsq_backbone.training.memory import keep_freed_memory
+from rsq_backbone.training.run_folder import RunFolder
+from seg_demos.crops import Crops, read_pair
+from seg_demos.mask_checks import CheckedMasks, check_masks
+from seg_demos.mask_sources import MaskedImage, load_masks
+from seg_demos.masks import IGNORED, MaskCoding
+from seg_demos.recipe import SegmentationRecipe
+from seg_demos.results import PictureScore, SegmentationData, SegmentationResult
+from seg_demos.task import SegmentationTask
+from seg_demos.tiling import segment
+
+__all__ = ['train']
+
+# Encoder, its weights, and the number of classes -> smp model.
+Build = Callable[[str, Optional[str], int], nn.Module]
+_MONITORED = 64  # validation pictures after each epoch; large sets would else take longer than the training
+
+
+def train(
+        architecture: str,
+        build: Build,
+        source: str,
+        recipe: SegmentationRecipe,
+        encoder: str = 'res_squeezenet',
+        encoder_weights: Optional[str] = 'imagenet',
+        *,
+        classes: Optional[Sequence[str]] = None,
+        colours: Optional[Dict[Tuple[int, int, int], int]] = None,
+        ignore_index: Optional[int] = None,
+        train_share: float = 0.7,
+        seed: int = 0,
+        output: Union[str, Path] = 'runs',
+        name: Optional[str] = None,
+        resume: bool = False,
+        overwrite: bool = False,
+        hardware: Optional[Hardware] = None,
+        progress: Progress = silent,
+) -> SegmentationResult:
+    """Train a segmentation network on pictures with masks and write all that is known about it to a run folder.
+
+    The folder is an smp checkpoint: `smp.from_pretrained('runs/NAME')`.
+
+    Raises:
+        UserError: for input that cannot be used and faults that the user can mend, in one line.
+        KeyboardInterrupt: if the user stopped the training; it can be resumed.
+    """
+    hardware = hardware or Hardware()
+    recipe = dataclasses.replace(recipe, precision=hardware.precision(recipe.precision))
+    label = name or default_name(source, architecture, encoder, seed)
+    folder = RunFolder(Path(output) / label)
+    settings = {
+        'source': source, 'recipe': dataclasses.asdict(recipe), 'model': f'{architecture} {encoder}',
+        'encoder_weights': encoder_weights, 'classes': classes and list(classes), 'ignore_index': ignore_index,
+        'train_share': train_share, 'seed': seed}
+    with one_line_faults(folder.path):
+        if not is_child():
+            folder.check(settings, resume, overwrite)
+            finished = folder.result(SegmentationResult.from_json) if resume else None
+            if finished is not None:
+                return finished
+        clock = Clock()
+        keep_freed_memory()
+        checked = check_masks(load_masks(source, progress), classes, colours, ignore_index, progress)
+        training, validation = _parts(checked, train_share, seed)
+        coding = checked.coding
+        clock.lap('checking pictures')
+        torch.manual_seed(seed)
+        network = _build(build, architecture, encoder, encoder_weights, len(coding.classes))
+        config = input_config(encoder, encoder_weights)
+        if not is_child():
+            folder.begin({**settings, 'pictures': array_key(sorted(checked.content.values()))}, resume)
+        crops = Crops(training, coding, recipe.crop, recipe.augmentation, seed)
+        task = SegmentationTask(network, config, recipe, seed, crops, validation[:_MONITORED], coding)
+        fit(task, recipe.epochs, recipe.precision, folder.checkpoints, None, hardware, progress)
+        clock.lap('training')
+        network.to('cpu').eval()
+        scores, metrics = _judge(network, config, coding, validation, progress)
+        clock.lap('evaluation')
+        save_model(network, folder.path, coding.classes, config)
+        folder.save_split(('picture', 'mask', 'part', 'sha256'), [
+            (pair.picture, pair.mask, part, checked.content[pair.picture])
+            for part, pairs in (('train', training), ('validation', validation)) for pair in pairs])
+        result = SegmentationResult(
+            format=FORMAT,
+            name=label,
+            data=SegmentationData(
+                source=source, name=checked.collection.name, classes=coding.classes, train_pictures=len(training),
+                validation_pictures=len(validation), left_out=checked.left_out,
+                notes=checked.collection.notes + checked.notes),
+            architecture=architecture,
+            encoder=encoder,
+            encoder_weights=encoder_weights,
+            parameters=sum(p.numel() for p in network.parameters()),
+            file_bytes=folder.weights.stat().st_size,
+            recipe=dataclasses.asdict(recipe),
+            seed=seed,
+            metrics=metrics,
+            pictures=scores,
+            epochs=tuple(task.epochs),
+            iterations=tuple(task.iterations),
+            seconds=clock.seconds(),
+            command=tuple(sys.argv),
+            versions=versions(),
+            machine=machine(),
+        )
+        folder.finish(result)
+        return result
+
+
+def default_name(source: str, architecture: str, encoder: str, seed: int) -> str:
+    parts = [Path(source).resolve().name if Path(source).exists() else source, architecture]
+    if encoder != 'res_squeezenet':
+        parts.append(encoder.replace('/', '-').replace(':', '-'))
+    if seed:
+        parts.append(f'seed{seed}')
+    return '-'.join(parts)
+
+
+def input_config(encoder: str, encoder_weights: Optional[str]) -> Dict[str, Any]:
+    """Mean and standard deviation of the encoder's input; ImageNet's where it starts at random."""
+    try:
+        known = smp.encoders.get_preprocessing_params(encoder, encoder_weights or 'imagenet')
+    except (KeyError, ValueError):
+        known = {}
+    return {
+        'mean': tuple(known.get('mean') or IMAGENET_DEFAULT_MEAN),
+        'std': tuple(known.get('std') or IMAGENET_DEFAULT_STD)}
+
+
+def save_model(network: nn.Module, folder: Path, classes: Sequence[str], config: Dict[str, Any]) -> None:
+    """As smp.from_pretrained reads it, with class names and preprocessing under keys that smp passes over."""
+    with TemporaryDirectory(dir=folder, prefix='.model-') as temporary:
+        network.save_pretrained(temporary)  # type: ignore[operator]
+        plain = json.loads((Path(temporary) / 'config.json').read_text(encoding='utf-8'))
+        plain.update({'_classes': list(classes), '_mean': config['mean'], '_std': config['std']})
+        with whole_file(folder / 'model.safetensors') as file:
+            shutil.copyfile(Path(temporary) / 'model.safetensors', file)
+        write_text(folder / 'config.json', json.dumps(plain, indent=2) + '\n')
+
+
+def _build(
+        build: Build, architecture: str, encoder: str, encoder_weights: Optional[str], classes: int) -> nn.Module:
+    try:
+        return build(encoder, encoder_weights, classes)
+    except (OSError, KeyError, ValueError, RuntimeError, TypeError) as e:
+        raise UserError(
+            f'{architecture} with the encoder {encoder!r} and weights {encoder_weights!r} cannot be built: '
+            f'{one_line(e)}') from e
+
+
+def _parts(
+        checked: CheckedMasks, train_share: float, seed: int,
+) -> Tuple[Tuple[MaskedImage, ...], Tuple[MaskedImage, ...]]:
+    """Training and validation pictures; copies stay on one side."""
+    collection = checked.collection
+    if collection.val is not None:
+        return collection.train, collection.val
+    pairs = collection.train
+    if len(pairs) == 1:
+        return pairs, pairs
+    as_one_class = LabelledImages(tuple(pair.picture for pair in pairs), (0,) * len(pairs), ('picture',))
+    by_picture = {pair.picture: pair for pair in pairs}
+    training, validation = (
+        tuple(by_picture[path] for path in part.paths)
+        for part in split(as_one_class, train_share, seed, checked.content))
+    return training, validation or training
+
+
+def _judge(
+        network: nn.Module, config: Dict[str, Any], coding: MaskCoding, pairs: Sequence[MaskedImage],
+        progress: Progress,
+) -> Tuple[Tuple[PictureScore, ...], SegmentationMetrics]:
+    confusions = []
+    scores: List[PictureScore] = []
+    for done, pair in enumerate(pairs, 1):
+        picture, mask = read_pair(pair, coding)
+        counted = mask != IGNORED
+        confusion = confusion_matrix(mask[counted], segment(network, picture, config)[counted], len(coding.classes))
+        confusions.append(confusion)
+        if confusion.any():
+            one = segmentation_metrics(confusion[None], coding.classes)
+            scores.append(PictureScore(str(pair.picture), str(pair.mask), one.mean_iou))
+        progress('evaluating, pictures', done, len(pairs))
+    return tuple(scores), segmentation_metrics(np.stack(confusions), coding.classes)
