@@ -1,93 +1,143 @@
 """The command line that the four demos share."""
 import dataclasses
-import sys
+import inspect
 from pathlib import Path
-from typing import Annotated, Any, Dict, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Dict, Optional
 
 import typer
 
+from rsq_backbone.cli._running import run_app
 from seg_demos.recipe import SegmentationRecipe
+
+if TYPE_CHECKING:
+    from seg_demos.results import SegmentationResult
+    from seg_demos.training import Build
 
 __all__ = ['run']
 
+_DEFAULT = SegmentationRecipe()
 
-def run(architecture: str, build: Any, description: str) -> None:
+
+def run(architecture: str, build: 'Build', description: str) -> None:
     """Run one demo as a command line of its own.
 
     Args:
         architecture: Its name, for the run folder and the report.
-        build: Encoder, its weights, and the number of classes -> smp model.
+        build: Makes the network; its keyword-only arguments become options of the command line.
         description: For --help.
     """
-    default = SegmentationRecipe()
+    signature = inspect.signature(_main)
+    shared = [p for name, p in signature.parameters.items() if name not in ('architecture', 'build', 'own')]
+    own = [p for p in inspect.signature(build).parameters.values() if p.kind is p.KEYWORD_ONLY]
 
-    def main(
-            source: Annotated[str, typer.Argument(
-                metavar='DATA', help='synthetic, oxford-pet, or a folder with images/ and masks/ (also under train/ '
-                'and val/), a CamVid or a VOC tree.')] = 'synthetic',
-            encoder: Annotated[str, typer.Option(help="Any of smp's encoders.")] = 'res_squeezenet',
-            random: Annotated[bool, typer.Option('--random', help='Start the encoder from random weights.')] = False,
-            epochs: Annotated[int, typer.Option(min=1)] = default.epochs,
-            batch_size: Annotated[int, typer.Option(min=2)] = default.batch_size,
-            crop: Annotated[int, typer.Option(min=64, help='Side of the training crops.')] = default.crop,
-            learning_rate: Annotated[float, typer.Option(help='Of the decoder.')] = default.learning_rate,
-            encoder_factor: Annotated[
-                float, typer.Option(help="The encoder's, times that.")] = default.encoder_factor,
-            augmentation: Annotated[
-                str, typer.Option(help='none, light, paper or strong.')] = default.augmentation,
-            class_names: Annotated[Optional[Path], typer.Option(help='Text file, one name a line.')] = None,
-            colour_map: Annotated[Optional[Path], typer.Option(
-                help='Text file for painted masks, one class and its colour a line: sky 128 128 128.')] = None,
-            ignore_index: Annotated[
-                Optional[int], typer.Option(help='Mask value that neither trains nor counts.')] = None,
-            seed: Annotated[int, typer.Option()] = 0,
-            output: Annotated[Path, typer.Option(help='Folder of the run folders.')] = Path('runs'),
-            name: Annotated[Optional[str], typer.Option(help='Of the run folder.')] = None,
-            resume: Annotated[bool, typer.Option('--resume', help='Go on where the same command was stopped.')] = False,
-            overwrite: Annotated[bool, typer.Option('--overwrite', help='Replace a run of the same name.')] = False,
-            accelerator: Annotated[str, typer.Option(help="Lightning's: auto, cpu, gpu, mps.")] = 'auto',
-            devices: Annotated[str, typer.Option(help="Lightning's.")] = 'auto',
-            precision: Annotated[str, typer.Option(help='32-true, bf16-mixed or auto.')] = default.precision,
-            json: Annotated[bool, typer.Option('--json', help='Print metrics.json instead of the table.')] = False,
-    ) -> None:
-        from rsq_backbone.cli._output import loading, print_json, progress_bars
+    def main(**options: Any) -> None:
+        _main(architecture, build, {p.name: options.pop(p.name) for p in own}, **options)
 
-        with loading('loading PyTorch'):
-            from rsq_backbone.training.fitting import Hardware
-            from seg_demos.masks import read_class_names, read_colour_map
-            from seg_demos.training import train
+    # typer reads a function's options off its signature.
+    keyword_only = [p.replace(kind=p.KEYWORD_ONLY) for p in (*shared[:2], *own, *shared[2:])]
+    main.__signature__ = signature.replace(parameters=keyword_only)  # type: ignore[attr-defined]
+    main.__annotations__ = {p.name: p.annotation for p in keyword_only}
+    main.__doc__ = description
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode='markdown')
+    app.command()(main)
+    run_app(app, f'python -m seg_demos.{architecture}')
 
-        classes = read_class_names(class_names) if class_names else None
-        colours = None
-        if colour_map:
-            classes, colours = read_colour_map(colour_map)
-        recipe = dataclasses.replace(
-            default, epochs=epochs, batch_size=batch_size, crop=crop, learning_rate=learning_rate,
-            encoder_factor=encoder_factor, augmentation=augmentation, precision=precision)
-        with progress_bars() as progress:
-            try:
-                result = train(
-                    architecture, build, source, recipe, encoder, None if random else 'imagenet', classes=classes,
-                    colours=colours, ignore_index=ignore_index, seed=seed, output=output, name=name, resume=resume,
-                    overwrite=overwrite, hardware=Hardware(accelerator, devices), progress=progress)
-            except KeyboardInterrupt:
-                print('interrupted; the same command with --resume goes on from the last whole epoch', file=sys.stderr)
-                raise typer.Exit(130) from None
-        if json:
-            print_json(result)
-            return
+
+def _main(
+        architecture: str,
+        build: 'Build',
+        own: Dict[str, Any],
+        source: Annotated[str, typer.Argument(
+            metavar='DATA', help='synthetic, oxford-pet, or a folder: with images/ and masks/ (or both under train/ '
+            'and val/), a CamVid tree or a VOC tree.')] = 'synthetic',
+        encoder: Annotated[str, typer.Option(help="Any of smp's encoders, tu- and a timm name included.")] =
+        'res_squeezenet',
+        random: Annotated[bool, typer.Option('--random', help='Start the encoder at random.')] = False,
+        epochs: Annotated[int, typer.Option(min=1)] = _DEFAULT.epochs,
+        batch_size: Annotated[int, typer.Option(min=2, help='Crops, of all devices together.')] = _DEFAULT.batch_size,
+        crop: Annotated[int, typer.Option(min=64, max=4096, help='Side of the training crops in pixels.')] =
+        _DEFAULT.crop,
+        learning_rate: Annotated[float, typer.Option(help='Of the decoder.')] = _DEFAULT.learning_rate,
+        encoder_factor: Annotated[float, typer.Option(
+            help="The encoder's learning rate, as a multiple of that; 1 with --random.")] = _DEFAULT.encoder_factor,
+        augmentation: Annotated[str, typer.Option(help='none, light or strong.')] = _DEFAULT.augmentation,
+        class_names: Annotated[Optional[Path], typer.Option(
+            metavar='FILE', help='Text file with one name a line, that of class 0 first.')] = None,
+        colour_map: Annotated[Optional[Path], typer.Option(
+            metavar='FILE', help='For painted masks: text file with a class and its colour a line (sky 128 128 128).',
+        )] = None,
+        ignore_index: Annotated[Optional[int], typer.Option(
+            help='Mask value that neither trains nor counts; 255 by itself where it is no class.')] = None,
+        train_share: Annotated[float, typer.Option(
+            min=0.05, max=0.95, help='Share of the pictures to train on, where DATA has no split of its own.')] = 0.7,
+        seed: Annotated[int, typer.Option(help='Of the split and of everything random.')] = 0,
+        output: Annotated[Path, typer.Option(help='Folder of the run folders.')] = Path('runs'),
+        name: Annotated[Optional[str], typer.Option(help='Of the run folder; made of DATA and demo if not given.')] =
+        None,
+        resume: Annotated[bool, typer.Option(
+            '--resume', help='Go on where the same command was stopped, whatever stopped it.')] = False,
+        overwrite: Annotated[bool, typer.Option('--overwrite', help='Replace a run of the same name.')] = False,
+        accelerator: Annotated[str, typer.Option(help="Lightning's: auto, cpu, gpu, mps.")] = 'auto',
+        devices: Annotated[str, typer.Option(help="Lightning's: a number, or auto for all GPUs there are.")] = 'auto',
+        strategy: Annotated[str, typer.Option(help="Lightning's: auto, ddp.")] = 'auto',
+        num_nodes: Annotated[int, typer.Option(min=1, help='Machines; start the same command on each.')] = 1,
+        precision: Annotated[str, typer.Option(
+            help='32-true, bf16-mixed, or auto: the faster one on this machine.')] = _DEFAULT.precision,
+        json: Annotated[bool, typer.Option('--json', help='Print metrics.json instead of the table.')] = False,
+) -> None:
+    from rsq_backbone.cli._output import loading, print_json, progress_bars, require, resumable
+
+    require('train', 'lightning', 'sklearn', 'matplotlib')
+    with loading('loading PyTorch'):
+        from rsq_backbone.training.fitting import Hardware
+        from seg_demos.masks import read_class_names, read_colour_map
+        from seg_demos.training import train
+
+    classes = read_class_names(class_names) if class_names else None
+    colours = None
+    if colour_map:
+        classes, colours = read_colour_map(colour_map)
+    recipe = dataclasses.replace(
+        _DEFAULT, epochs=epochs, batch_size=batch_size, crop=crop, learning_rate=learning_rate,
+        encoder_factor=encoder_factor, augmentation=augmentation, precision=precision)
+    with progress_bars() as progress, resumable(f'seg_demos.{architecture}'):
+        result = train(
+            architecture, build, source, recipe, encoder, None if random else 'imagenet', options=own,
+            classes=classes, colours=colours, ignore_index=ignore_index, train_share=train_share, seed=seed,
+            output=output, name=name, resume=resume, overwrite=overwrite,
+            hardware=Hardware(accelerator, devices, strategy, num_nodes), progress=progress)
+    if json:
+        print_json(result)
+    else:
         _print(result, output / result.name)
 
-    main.__doc__ = description
-    app = typer.Typer(add_completion=False, rich_markup_mode='rich')
-    app.command()(main)
-    app()
 
+def _print(result: 'SegmentationResult', folder: Path) -> None:
+    from rich.markup import escape
+    from rich.table import Table
 
-def _print(result: Any, folder: Path) -> None:
+    from rsq_backbone.cli._output import interval, print_data_report, print_path, stdout
+
+    print_data_report(result.data.left_out, result.data.notes)
     metrics = result.metrics
-    print(f'{metrics.n} pictures: mIoU {metrics.mean_iou:.3f}, pixel accuracy {100 * metrics.pixel_accuracy:.1f} %, '
-          f'{result.seconds["total"]:.0f} s; {folder}')
-    names: Dict[str, Any] = {c.name: c.iou for c in metrics.classes}
-    for name, iou in names.items():
-        print(f'  {name}: {"-" if iou is None else f"{iou:.3f}"}')
+    weights = 'random' if result.encoder_weights is None else result.encoder_weights
+    stdout.print(
+        f'{result.architecture} on {result.encoder} ({weights} start), seed {result.seed}: trained on '
+        f'{result.data.train_pictures} pictures in {result.seconds["total"]:.0f} s, judged by {metrics.n} others\n'
+        f'mean IoU {metrics.mean_iou:.3f} ({interval(metrics.mean_iou_interval)}, 95 %), mean Dice '
+        f'{metrics.mean_dice:.3f}, pixel accuracy {100 * metrics.pixel_accuracy:.1f} %', style='bold', highlight=False,
+        markup=False)
+    table = Table(box=None)
+    table.add_column('class')
+    for column in ('pixels', 'precision', 'recall', 'Dice', 'IoU'):
+        table.add_column(column, justify='right')
+    for c in metrics.classes:
+        shares = ('-' if share is None else f'{share:.3f}' for share in (c.precision, c.recall, c.f1, c.iou))
+        table.add_row(escape(c.name), f'{100 * c.support / metrics.pixels:.1f} %', *shares)
+    stdout.print(table)
+    stdout.print('\nlook at it:    ', end='')
+    print_path(str(folder / 'report.html'))
+    stdout.print('use it:        ', end='')
+    print_path(f'python -m seg_demos.predict {folder} PICTURES --out overlays/')
+    stdout.print('in Python:     ', end='')
+    print_path(f'smp.from_pretrained("{folder}")')

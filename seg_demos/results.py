@@ -36,7 +36,8 @@ class SegmentationResult:
     data: SegmentationData
     architecture: str
     encoder: str
-    encoder_weights: Optional[str]
+    encoder_weights: Optional[str]  # None: it started at random
+    options: Dict[str, Any]  # of the architecture
     parameters: int
     file_bytes: int
     recipe: Dict[str, Any]

@@ -38,8 +38,8 @@ from seg_demos.tiling import segment
 
 __all__ = ['train']
 
-# Encoder, its weights, and the number of classes -> smp model.
-Build = Callable[[str, Optional[str], int], nn.Module]
+# Encoder, its weights, the number of classes, and options of its own -> smp model.
+Build = Callable[..., nn.Module]
 _MONITORED = 64  # validation pictures after each epoch; large sets would else take longer than the training
 
 
@@ -51,6 +51,7 @@ def train(
         encoder: str = 'res_squeezenet',
         encoder_weights: Optional[str] = 'imagenet',
         *,
+        options: Optional[Dict[str, Any]] = None,
         classes: Optional[Sequence[str]] = None,
         colours: Optional[Dict[Tuple[int, int, int], int]] = None,
         ignore_index: Optional[int] = None,
@@ -67,17 +68,40 @@ def train(
 
     The folder is an smp checkpoint: `smp.from_pretrained('runs/NAME')`.
 
+    Args:
+        architecture: A name for the network, for the run folder and the report.
+        build: Makes the network.
+        source: What `load_masks` takes.
+        recipe: How to train; where the encoder starts at random it learns as fast as the decoder.
+        encoder: Any of smp's names.
+        encoder_weights: One of the encoder's, None for a random start.
+        options: Further arguments of `build`.
+        classes: Names by class number; from the masks themselves if None.
+        colours: Class by colour, for painted masks; `classes` has to name them.
+        ignore_index: Mask value that neither trains nor counts.
+        train_share: Share of the pictures that is trained on, where the source has no split of its own.
+        seed: Of the split, the decoder, the order, the crops and the augmentation.
+        output: Folder of the run folders.
+        name: Of the run folder; made of source, architecture, encoder and seed if None.
+        resume: Go on where a run of the same settings was stopped.
+        overwrite: Replace a run of the same name.
+        hardware: Where to train.
+        progress: Told how far the work is.
+
     Raises:
         UserError: for input that cannot be used and faults that the user can mend, in one line.
         KeyboardInterrupt: if the user stopped the training; it can be resumed.
     """
     hardware = hardware or Hardware()
-    recipe = dataclasses.replace(recipe, precision=hardware.precision(recipe.precision))
+    recipe = dataclasses.replace(
+        recipe, precision=hardware.precision(recipe.precision),
+        encoder_factor=1.0 if encoder_weights is None else recipe.encoder_factor)
     label = name or default_name(source, architecture, encoder, seed)
     folder = RunFolder(Path(output) / label)
     settings = {
         'source': source, 'recipe': dataclasses.asdict(recipe), 'model': f'{architecture} {encoder}',
-        'encoder_weights': encoder_weights, 'classes': classes and list(classes), 'ignore_index': ignore_index,
+        'encoder_weights': encoder_weights, 'options': options or {}, 'classes': classes and list(classes),
+        'colours': colours and [[*colour, index] for colour, index in colours.items()], 'ignore_index': ignore_index,
         'train_share': train_share, 'seed': seed}
     with one_line_faults(folder.path):
         if not is_child():
@@ -92,7 +116,7 @@ def train(
         coding = checked.coding
         clock.lap('checking pictures')
         torch.manual_seed(seed)
-        network = _build(build, architecture, encoder, encoder_weights, len(coding.classes))
+        network = _build(build, architecture, encoder, encoder_weights, len(coding.classes), options or {})
         config = input_config(encoder, encoder_weights)
         if not is_child():
             folder.begin({**settings, 'pictures': array_key(sorted(checked.content.values()))}, resume)
@@ -117,6 +141,7 @@ def train(
             architecture=architecture,
             encoder=encoder,
             encoder_weights=encoder_weights,
+            options=options or {},
             parameters=sum(p.numel() for p in network.parameters()),
             file_bytes=folder.weights.stat().st_size,
             recipe=dataclasses.asdict(recipe),
@@ -166,9 +191,11 @@ def save_model(network: nn.Module, folder: Path, classes: Sequence[str], config:
 
 
 def _build(
-        build: Build, architecture: str, encoder: str, encoder_weights: Optional[str], classes: int) -> nn.Module:
+        build: Build, architecture: str, encoder: str, encoder_weights: Optional[str], classes: int,
+        options: Dict[str, Any],
+) -> nn.Module:
     try:
-        return build(encoder, encoder_weights, classes)
+        return build(encoder, encoder_weights, classes, **options)
     except (OSError, KeyError, ValueError, RuntimeError, TypeError) as e:
         raise UserError(
             f'{architecture} with the encoder {encoder!r} and weights {encoder_weights!r} cannot be built: '

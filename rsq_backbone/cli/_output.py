@@ -69,6 +69,17 @@ def progress_bars() -> Iterator[Progress]:
         yield progress
 
 
+@contextmanager
+def resumable(label: str) -> Iterator[None]:
+    """Answer Ctrl-C by saying how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(
+            f'{label}: interrupted; the same command with --resume goes on from the last whole epoch', file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
 def require(extra: str, *modules: str) -> None:
     """Raise a UserError that names the extra to install, if one of its modules is missing."""
     if any(find_spec(module) is None for module in modules):
@@ -119,7 +130,7 @@ def print_training(result: 'TrainingResult', folder: Path) -> None:
     for name, metrics in ((f'recipe {result.recipe["name"]}', result.metrics), ('linear floor', result.linear)):
         table.add_row(
             name, f'{100 * metrics.accuracy:.1f} %', _percent_interval(metrics.accuracy_interval),
-            f'{metrics.mean_iou:.3f}', _interval(metrics.mean_iou_interval))
+            f'{metrics.mean_iou:.3f}', interval(metrics.mean_iou_interval))
     stdout.print(table)
     fault = nothing_learned(result.metrics)
     if fault is not None:
@@ -139,7 +150,7 @@ def print_evaluation(evaluation: 'Evaluation') -> None:
     stdout.print(
         f'{metrics.n} pictures: accuracy {100 * metrics.accuracy:.1f} % '
         f'({_percent_interval(metrics.accuracy_interval)}), mIoU {metrics.mean_iou:.3f} '
-        f'({_interval(metrics.mean_iou_interval)}; 95 % intervals), '
+        f'({interval(metrics.mean_iou_interval)}; 95 % intervals), '
         f'{evaluation.seconds:.1f} s', style='bold', highlight=False, markup=False)
     print_classes(metrics)
 
@@ -162,8 +173,8 @@ def print_classes(metrics: 'ClassificationMetrics') -> None:
     stdout.print(table)
 
 
-def _interval(interval: 'Interval') -> str:
-    return f'{interval.low:.3f} .. {interval.high:.3f}'
+def interval(of: 'Interval') -> str:
+    return f'{of.low:.3f} .. {of.high:.3f}'
 
 
 def _percent_interval(interval: 'Interval') -> str:

@@ -1,5 +1,4 @@
 """rsq finetune"""
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Dict, Optional
 
@@ -58,7 +57,15 @@ def finetune(
 
         rsq finetune photos/ --model resnet18 --epochs 10 --name first-try
     """
-    from rsq_backbone.cli._output import loading, print_json, print_path, print_training, progress_bars, require
+    from rsq_backbone.cli._output import (
+        loading,
+        print_json,
+        print_path,
+        print_training,
+        progress_bars,
+        require,
+        resumable,
+    )
 
     require('train', 'lightning', 'sklearn', 'matplotlib')
     with loading('loading PyTorch'):
@@ -78,15 +85,11 @@ def finetune(
         if show_augmentations:
             print_path(str(show(source, chosen, model, input_size=input_size, seed=seed, progress=progress)))
             return
-        try:
+        with resumable('rsq'):
             result = run(
                 source, chosen, model, pretrained=pretrained, input_size=input_size, train_share=train_share, seed=seed,
                 output=output, name=name, resume=resume, overwrite=overwrite, feature_cache=feature_cache,
                 hardware=Hardware(accelerator, devices, strategy, num_nodes), progress=progress)
-        except KeyboardInterrupt:
-            print(
-                'rsq: interrupted; the same command with --resume goes on from the last whole epoch', file=sys.stderr)
-            raise typer.Exit(130) from None
     if json:
         print_json(result)
     else:
