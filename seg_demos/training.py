@@ -116,8 +116,7 @@ def train(
         coding = checked.coding
         clock.lap('checking pictures')
         torch.manual_seed(seed)
-        network = _build(build, architecture, encoder, encoder_weights, len(coding.classes), options or {})
-        config = input_config(encoder, encoder_weights)
+        network, config = _build(build, architecture, encoder, encoder_weights, len(coding.classes), options or {})
         if not is_child():
             folder.begin({**settings, 'pictures': array_key(sorted(checked.content.values()))}, resume)
         crops = Crops(training, coding, recipe.crop, recipe.augmentation, seed)
@@ -170,10 +169,9 @@ def default_name(source: str, architecture: str, encoder: str, seed: int) -> str
 
 def input_config(encoder: str, encoder_weights: Optional[str]) -> Dict[str, Any]:
     """Mean and standard deviation of the encoder's input; ImageNet's where it starts at random."""
-    try:
-        known = smp.encoders.get_preprocessing_params(encoder, encoder_weights or 'imagenet')
-    except (KeyError, ValueError):
-        known = {}
+    known: Dict[str, Any] = {}
+    if encoder_weights is not None:  # else smp would ask the hub for them
+        known = smp.encoders.get_preprocessing_params(encoder, encoder_weights)
     return {
         'mean': tuple(known.get('mean') or IMAGENET_DEFAULT_MEAN),
         'std': tuple(known.get('std') or IMAGENET_DEFAULT_STD)}
@@ -193,9 +191,10 @@ def save_model(network: nn.Module, folder: Path, classes: Sequence[str], config:
 def _build(
         build: Build, architecture: str, encoder: str, encoder_weights: Optional[str], classes: int,
         options: Dict[str, Any],
-) -> nn.Module:
+) -> Tuple[nn.Module, Dict[str, Any]]:
     try:
-        return build(encoder, encoder_weights, classes, **options)
+        network = build(encoder, encoder_weights, classes, **options)
+        return network.to(memory_format=torch.channels_last), input_config(encoder, encoder_weights)
     except (OSError, KeyError, ValueError, RuntimeError, TypeError) as e:
         raise UserError(
             f'{architecture} with the encoder {encoder!r} and weights {encoder_weights!r} cannot be built: '
