@@ -65,13 +65,13 @@ def draw_overlays(result: SegmentationResult, coding: MaskCoding, predict: Predi
         path: PNG file to write.
     """
     best, worst = best_and_worst(result.pictures)
-    named = Counter(Path(score.picture).name for score in (*best, *worst))
+    named = Counter(Path(score.picture).name for score in result.pictures)
     rows = []
     for rank, scores in (('best', best), ('worst', worst)):
         for score in scores:
             picture = Path(score.picture)
             name = picture.name if named[picture.name] == 1 else f'{picture.parent.name}/{picture.name}'
-            caption = f'{rank}: {short(name, 80)}, mean IoU {score.mean_iou:.3f}'
+            caption = f'{rank}: {short(name, 70)}, mean IoU {score.mean_iou:.3f}'
             rows.append(_row(score, caption, coding, predict))
     total = len(result.pictures)
     if len(rows) < total:
@@ -141,11 +141,11 @@ def _rgb(colour: Tuple[int, int, int]) -> RGB:
 def _draw_sheet(
         rows: Sequence[_Row], classes: Sequence[Entry], errors: Sequence[Entry], heading: str, path: Path) -> None:
     """Tiles at their own size in pixels, as matplotlib's resampling would blur the outlines."""
-    edge, gap, caption, line = 16, 8, 28, 26  # pixels
+    edge, gap, caption, line = 16, 8, 32, 28  # pixels
     columns = ('picture', 'truth', 'prediction', 'errors')
     heights = [60 if row.tiles is None else len(row.tiles[0]) for row in rows]
     legend = 48
-    top = legend + line * max(-(-len(classes) // 3), len(errors)) + 40
+    top = legend + line * max(-(-len(classes) // 3), len(errors)) + 36
     width = 2 * edge + 4 * _TILE + 3 * gap
     height = top + sum(heights) + len(rows) * (caption + gap) + edge
     with drawing(path, width / DOTS_PER_INCH, height / DOTS_PER_INCH, layout=None) as figure:
@@ -153,12 +153,12 @@ def _draw_sheet(
         def write(text: str, x: float, y: float, size: float, colour: str = BLACK, **style: Any) -> None:
             figure.text(x / width, 1 - y / height, text, fontsize=size, color=colour, va='center', **style)
 
-        write(heading, width / 2, 24, 13, ha='center')
+        write(heading, width / 2, 24, 14, ha='center')
         for i, name in enumerate(columns):
-            write(name, edge + i * (_TILE + gap) + _TILE / 2, top - 16, 11, GREY, ha='center')
+            write(name, edge + i * (_TILE + gap) + _TILE / 2, top - 16, 12, GREY, ha='center')
         y = float(top)
         for row, tall in zip(rows, heights, strict=True):
-            write(row.caption, edge, y + caption / 2, 9.5)
+            write(row.caption, edge, y + caption / 2, 11)
             y += caption
             for i, tile in enumerate(row.tiles or ()):
                 wide = tile.shape[1]
@@ -188,5 +188,5 @@ def _legend(figure: 'Figure', entries: Sequence[Entry], left: float, top: float,
     patches = [
         Patch(facecolor=colour, edgecolor=GREY, hatch=hatching, label=label) for label, colour, hatching in entries]
     figure.legend(
-        handles=patches, loc='upper left', bbox_to_anchor=(left, top), ncols=columns, fontsize=9.5, frameon=False,
+        handles=patches, loc='upper left', bbox_to_anchor=(left, top), ncols=columns, fontsize=10.5, frameon=False,
         borderpad=0, borderaxespad=0)
