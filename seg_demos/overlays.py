@@ -53,8 +53,10 @@ def overlay(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
     Returns:
         RGB, (H, W, 3) uint8.
     """
+    import cv2
+
     table = np.array([*palette(IGNORED), HATCHING[0]], np.uint8)
-    line = 1 + max(mask.shape) // 350  # pixels; large pictures are looked at from afar
+    line = _line_width(mask)
     laid = picture.copy()
     for top in range(0, len(mask), _STRIP):
         # With the neighbours above and below that decide whether a pixel lies on an outline.
@@ -63,10 +65,8 @@ def overlay(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
         strip = mask[first:min(len(mask), end + line)]
         part, own = laid[top:end], strip[inside]
         colours = table[own]
-        tinted = (own != 0) & (own != IGNORED)
-        part[tinted] = (part[tinted] * np.float32(0.6) + colours[tinted] * np.float32(0.4)).astype(np.uint8)
-        outline = _outline(strip, line)[inside]
-        part[outline] = colours[outline]
+        np.copyto(part, cv2.addWeighted(part, 0.6, colours, 0.4, 0), where=(own != 0)[..., None])
+        np.copyto(part, colours, where=_outline(strip, line)[inside, :, None])
         _hatch(part, own == IGNORED, 4 * line, top)
     return laid
 
@@ -88,19 +88,24 @@ def error_map(picture: np.ndarray, truth: np.ndarray, prediction: np.ndarray) ->
     shown[wrong] = OTHER_CLASS
     shown[wrong & (prediction == 0)] = MISSED
     shown[wrong & (truth == 0)] = TOO_MUCH
-    _hatch(shown, truth == IGNORED, 4)
+    _hatch(shown, truth == IGNORED, 4 * _line_width(truth))
     return shown
+
+
+def _line_width(mask: np.ndarray) -> int:
+    """In pixels; large pictures are looked at from afar."""
+    return 1 + max(mask.shape) // 350
 
 
 def _outline(mask: np.ndarray, width: int) -> np.ndarray:
     """Pixels that have another class `width` pixels or nearer above, below, left or right."""
+    import cv2
+
     outline = np.zeros(mask.shape, bool)
-    for step in range(1, width + 1):
-        down, right = mask[step:] != mask[:-step], mask[:, step:] != mask[:, :-step]
-        outline[step:] |= down
-        outline[:-step] |= down
-        outline[:, step:] |= right
-        outline[:, :-step] |= right
+    for shape in ((2 * width + 1, 1), (1, 2 * width + 1)):
+        kernel = np.ones(shape, np.uint8)
+        for extreme in (cv2.dilate, cv2.erode):  # the highest and the lowest class around
+            outline |= extreme(mask, kernel) != mask
     return outline
 
 

@@ -65,19 +65,20 @@ def draw_overlays(result: SegmentationResult, coding: MaskCoding, predict: Predi
         path: PNG file to write.
     """
     best, worst = best_and_worst(result.pictures)
-    named = Counter(Path(score.picture).name for score in result.pictures)
-    rows = []
-    for rank, scores in (('best', best), ('worst', worst)):
-        for score in scores:
-            picture = Path(score.picture)
-            name = picture.name if named[picture.name] == 1 else f'{picture.parent.name}/{picture.name}'
-            caption = f'{rank}: {short(name, 70)}, mean IoU {score.mean_iou:.3f}'
-            rows.append(_row(score, caption, coding, predict))
     total = len(result.pictures)
-    if len(rows) < total:
+    some = len(best) + len(worst) < total
+    if some:
         heading = f'the {len(best)} best and the {len(worst)} worst of {total} validation pictures, by mean IoU'
     else:
         heading = f'all {total} validation pictures, by mean IoU' if total > 1 else 'the only validation picture'
+    named = Counter(Path(score.picture).name for score in result.pictures)
+    rows = []
+    for rank, scores in (('best: ', best), ('worst: ', worst)):
+        for score in scores:
+            picture = Path(score.picture)
+            name = picture.name if named[picture.name] == 1 else f'{picture.parent.name}/{picture.name}'
+            caption = f'{rank if some else ""}{short(name, 70)}, mean IoU {score.mean_iou:.3f}'
+            rows.append(_row(score, caption, coding, predict))
     classes = sorted(set().union(*(row.classes for row in rows)))
     _draw_sheet(rows, _class_legend(coding.classes, classes), _error_legend(coding.classes), heading, path)
 
