@@ -94,7 +94,8 @@ def draw_training(
         upper.set_ylabel(f'{accuracy} (%)')
         lower.set_ylabel(f'loss ({loss})')
         lower.set_xlabel('iteration (one batch each)')
-        upper.legend(loc='lower right', fontsize=9)
+        # Not on a line that ends low.
+        upper.legend(loc='lower right' if upwards[0].share > 0.35 else 'center right', fontsize=9)
         lower.legend(loc='upper right', fontsize=9)
         figure.suptitle(title, fontsize=13)
 
