@@ -27,6 +27,7 @@ def made_up_result(classes=('background', 'cat', 'dog'), confusions=None, epochs
         architecture='unet',
         encoder='res_squeezenet',
         encoder_weights='imagenet',
+        options={'decoder_width': 64},
         parameters=12_165_602,
         file_bytes=48_712_344,
         recipe={'name': 'segmentation', 'epochs': epochs, 'learning_rate': 1e-3, 'dice': 1.0},

@@ -276,7 +276,8 @@ def test_data_time_and_settings_are_listed(make_result, report):
     assert 'image file is truncated' in page.text
     assert 'Mask value 255 is neither' in page.text
     rows = [row for table in page.tables.values() for row in table]
-    for row in (['total', '171.4'], ['learning_rate', '0.001'], ['gpus', 'none'], ['torch', '2.6.0']):
+    for row in (['total', '171.4'], ['learning_rate', '0.001'], ['decoder_width', '64'], ['gpus', 'none'],
+                ['torch', '2.6.0']):
         assert row in rows
 
 
@@ -285,8 +286,9 @@ def test_hostile_names_are_shown_and_not_obeyed(make_result, scored, tmp_path):
     names = HOSTILE
     result = make_result(
         names, name=names[0], architecture=names[1], encoder=names[2], encoder_weights=names[3],
-        recipe={'name': names[0], 'dice': 0.5, names[1]: names[0]}, machine={names[0]: [names[1]]},
-        versions={'x': names[1]}, seconds={names[0]: 1.0, 'total': 1.0}, command=('python', names[0], '\udcff'),
+        options={names[0]: names[1]}, recipe={'name': names[0], 'dice': 0.5, names[1]: names[0]},
+        machine={names[0]: [names[1]]}, versions={'x': names[1]}, seconds={names[0]: 1.0, 'total': 1.0},
+        command=('python', names[0], '\udcff'),
         pictures=tuple(PictureScore(name, name, 0.5) for name in names[:3]) + scored(0.9))
     data = dataclasses.replace(result.data, source=names[1], name=names[2], left_out=names, notes=names)
     with warnings.catch_warnings():
