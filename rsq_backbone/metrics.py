@@ -58,8 +58,7 @@ class ClassificationMetrics:
     @property
     def only_prediction(self) -> Optional[str]:
         """The class that all cases were taken for, None if there were several; such a classifier learned nothing."""
-        predicted = np.flatnonzero(np.sum(self.confusion_matrix, axis=0))
-        return self.classes[predicted[0]].name if len(predicted) == 1 and self.n > 1 else None
+        return _only_prediction(self.classes, self.confusion_matrix) if self.n > 1 else None
 
     @classmethod
     def from_json(cls, plain: Dict[str, Any]) -> 'ClassificationMetrics':
@@ -91,6 +90,12 @@ class SegmentationMetrics:
     classes: Tuple[ClassMetrics, ...]  # support in pixels; f1 is the Dice coefficient
     confusion_matrix: Tuple[Tuple[int, ...], ...]  # rows true, columns predicted
 
+    @property
+    def only_prediction(self) -> Optional[str]:
+        """The class that all pixels were taken for though others occur; None where something was learned."""
+        others = sum(one.support > 0 for one in self.classes) > 1
+        return _only_prediction(self.classes, self.confusion_matrix) if others else None
+
     @classmethod
     def from_json(cls, plain: Dict[str, Any]) -> 'SegmentationMetrics':
         """The metrics that `dataclasses.asdict` and JSON made plain."""
@@ -101,6 +106,11 @@ class SegmentationMetrics:
             'classes': tuple(ClassMetrics(**c) for c in plain['classes']),
             'confusion_matrix': tuple(map(tuple, plain['confusion_matrix'])),
         })
+
+
+def _only_prediction(classes: Sequence[ClassMetrics], confusion: Sequence[Sequence[int]]) -> Optional[str]:
+    predicted = np.flatnonzero(np.sum(confusion, axis=0))
+    return classes[predicted[0]].name if len(predicted) == 1 else None
 
 
 def confusion_matrix(targets: Any, predictions: Any, num_classes: int) -> np.ndarray:

@@ -160,3 +160,17 @@ def rsq_data() -> Path:
     return Path(folder)
 
 
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> List[Any]:
+    """The figures that are saved, for a look at what they say."""
+    from matplotlib.figure import Figure
+
+    figures: List[Any] = []
+    save = Figure.savefig
+
+    def keep(figure: Any, *args: Any, **kwargs: Any) -> Any:
+        figures.append(figure)
+        return save(figure, *args, **kwargs)
+
+    monkeypatch.setattr(Figure, 'savefig', keep)
+    return figures

@@ -1,14 +1,14 @@
-"""A fine-tuning run on one page, for people."""
+"""A run on one page, for people."""
 import base64
 import shlex
 from pathlib import Path
-from typing import Any, List, Optional
+from typing import Any, List, Optional, Sequence
 
 from rsq_backbone.files import write_text
 from rsq_backbone.metrics import ClassificationMetrics, Interval
 from rsq_backbone.results import TrainingResult, nothing_learned
 
-__all__ = ['write_report']
+__all__ = ['write_page', 'write_report']
 
 PICTURES = ('augmentations', 'confusion', 'curves', 'mistakes')
 
@@ -18,21 +18,37 @@ def write_report(result: TrainingResult, folder: Path) -> None:
 
     It shows those of augmentations.png, confusion.png, curves.png and mistakes.png that lie in the folder.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(percent=_percent, share=_share, plain=_plain, thousands='{:,}'.format)
-    page = environment.get_template('report.html.jinja').render(
-        result=result,
+    write_page(
+        folder, Path(__file__).with_name('report.html.jinja'), PICTURES, result,
         verdicts=_verdicts(result.metrics, result.linear),
         # The drawn intervals' scale begins at a whole tenth.
         scale_start=min(m.accuracy_interval.low for m in (result.metrics, result.linear)) // 0.1 / 10,
-        pictures={name: _data_uri(folder / f'{name}.png') for name in PICTURES},
         python_name=repr(f'local-dir:{folder.resolve()}'),
+    )
+
+
+def write_page(folder: Path, template: Path, pictures: Sequence[str], result: Any, **values: Any) -> None:
+    """Write folder/report.html.
+
+    Args:
+        folder: Of the run, with its pictures.
+        template: Jinja file; it may extend page.html.jinja and import from macros.html.jinja.
+        pictures: Names of PNG files without suffix; those that are missing come as None.
+        result: With a `command`; the template sees it as `result`.
+        values: What else the template asks for.
+    """
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader([template.parent, Path(__file__).parent]), autoescape=True,
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(percent=_percent, share=_share, plain=_plain, thousands='{:,}'.format)
+    page = environment.get_template(template.name).render(
+        result=result,
+        pictures={name: _data_uri(folder / f'{name}.png') for name in pictures},
         shell_name=shlex.quote(str(folder.resolve())),
         command=shlex.join(result.command),
+        **values,
     )
     # File names need not be valid text.
     write_text(folder / 'report.html', page.encode('utf-8', 'backslashreplace').decode('utf-8'))

@@ -1,10 +1,10 @@
 import base64
 import dataclasses
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from page import Page, attributes
 from PIL import Image
 
 from rsq_backbone.metrics import classification_metrics
@@ -13,50 +13,6 @@ from rsq_backbone.reports.html import write_report
 HOSTILE = {
     '<script>alert(1)</script>': 9, '"><img src=https://example.org/x.png onerror=alert(1)>': 8,
     "'; </style></title><b>": 7, '{{ 7 * 7 }}{% raw %}': 6, '\udcff': 5, '寿司 🍕 العربية': 4, '&amp;': 3}
-
-
-class Page(HTMLParser):
-    """What a browser would find: elements, tables by id, and text by heading."""
-
-    def __init__(self, path):
-        super().__init__()
-        self.elements, self.headings, self.tables, self.pres, self.title = [], [], {}, [], ''
-        self._open, self._table = [], None
-        self.text = ''
-        self.feed(path.read_text(encoding='utf-8'))
-        self.close()
-        self.text = ' '.join(self.text.split())
-
-    def handle_starttag(self, tag, attributes):
-        self.elements.append((tag, dict(attributes)))
-        if tag not in ('meta', 'img', 'br'):
-            self._open.append(tag)
-        if tag == 'table':
-            self._table = self.tables.setdefault(dict(attributes).get('id', f'table {len(self.tables)}'), [])
-        if tag == 'tr':
-            self._table.append([])
-        if tag in ('td', 'th'):
-            self._table[-1].append('')
-        if tag == 'h2':
-            self.headings.append('')
-        if tag == 'pre':
-            self.pres.append('')
-
-    def handle_endtag(self, tag):
-        assert self._open.pop() == tag  # well-formed
-
-    def handle_data(self, data):
-        inside = self._open[-1] if self._open else ''
-        if inside in ('td', 'th'):
-            self._table[-1][-1] += data
-        if inside == 'h2':
-            self.headings[-1] += data
-        if inside == 'pre':
-            self.pres[-1] += data
-        if inside == 'title':
-            self.title += data
-        if inside != 'style':
-            self.text += data
 
 
 @pytest.fixture
@@ -68,10 +24,6 @@ def report(tmp_path):
         return Page(tmp_path / 'report.html')
 
     return write
-
-
-def attributes(page, *names):
-    return [values[name] for _, values in page.elements for name in names if name in values]
 
 
 def test_sections_come_in_order(make_result, report):
