@@ -33,16 +33,17 @@ def draw_curves(result: SegmentationResult, path: Path) -> None:
     metrics = result.metrics
     low, high = metrics.mean_iou_interval.low, metrics.mean_iou_interval.high
     dice = result.recipe['dice']  # its weight
+    watched, of = result.data.monitored_pictures, result.data.validation_pictures
     draw_training(
-        result.iterations, result.epochs, len(result.epochs), 'validation',
+        result.iterations, result.epochs, len(result.epochs),
+        'validation' if watched == of else f'{watched} of {of} validation',
         (Outcome(
             metrics.pixel_accuracy, 'pixel accuracy, validation\n'
             f'{percent_within(metrics.pixel_accuracy, metrics.pixel_accuracy_interval)}', BLACK),
          Outcome(metrics.mean_iou, f'mean IoU, validation\n{metrics.mean_iou:.3f} [{low:.3f}, {high:.3f}]', GREEN)),
         f'{short(result.name, 60)}: {short(result.architecture, 30)} on {short(result.encoder, 40)}', path,
         accuracy='pixel accuracy, mean IoU',
-        loss='cross-entropy' if not dice else 'cross-entropy + Dice' if dice == 1 else f'cross-entropy + {dice:g} Dice',
-        monitor_loss='cross-entropy alone' if dice else '')
+        loss='cross-entropy' if not dice else 'cross-entropy + Dice' if dice == 1 else f'cross-entropy + {dice:g} Dice')
 
 
 def best_and_worst(scores: Sequence[PictureScore]) -> Tuple[Tuple[PictureScore, ...], Tuple[PictureScore, ...]]:

@@ -16,6 +16,7 @@ class SegmentationData:
     classes: Tuple[str, ...]
     train_pictures: int
     validation_pictures: int
+    monitored_pictures: int  # of them, the first ones; watched after each epoch
     left_out: Tuple[str, ...]
     notes: Tuple[str, ...]
 

@@ -61,13 +61,15 @@ class SegmentationTask(RecordedTask):
     def loss(self, batch: Any) -> Tuple[torch.Tensor, torch.Tensor]:
         x, target = batch
         logits = self(x).float()
-        loss = F.cross_entropy(logits, target, ignore_index=IGNORED)
-        if not torch.isfinite(loss) and (target == IGNORED).all():
-            loss = 0 * logits.sum()  # crops of nothing but ignored pixels say nothing
-        elif self.recipe.dice:
-            loss = loss + self.recipe.dice * self._dice(logits, target)
         counts = target != IGNORED
-        return loss, (logits.argmax(1) == target)[counts].float().sum() / counts.sum().clamp(min=1)
+        accuracy = (logits.argmax(1) == target)[counts].float().sum() / counts.sum().clamp(min=1)
+        return self._loss(logits, target), accuracy
+
+    def _loss(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        if (target == IGNORED).all():
+            return 0 * logits.sum()  # says nothing; the mean over no pixels would be NaN
+        loss = F.cross_entropy(logits, target, ignore_index=IGNORED)
+        return loss + self.recipe.dice * self._dice(logits, target) if self.recipe.dice else loss
 
     def val_dataloader(self) -> Any:
         share = self.monitoring[self.trainer.global_rank::self.trainer.world_size]
@@ -79,9 +81,7 @@ class SegmentationTask(RecordedTask):
         pad = (0, 0, 0, -width % 32, 0, -height % 32)
         logits = self(F.pad(x, pad)).float()[..., :height, :width]
         self._monitor_confusion.update(logits.argmax(1), target)
-        loss = F.cross_entropy(logits, target, ignore_index=IGNORED)
-        if torch.isfinite(loss):
-            self._monitor_loss.update(loss)
+        self._monitor_loss.update(self._loss(logits, target))
 
     def monitored(self) -> Dict[str, float]:
         confusion = self._monitor_confusion.compute().cpu().numpy()

@@ -5,7 +5,7 @@ import shutil
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import segmentation_models_pytorch as smp
@@ -26,12 +26,15 @@ from rsq_backbone.training.clock import Clock
 from rsq_backbone.training.faults import one_line_faults
 from rsq_backbone.training.fitting import Hardware, fit, is_child
 from rsq_backbone.training.memory import keep_freed_memory
+from rsq_backbone.training.pictures import to_input
 from rsq_backbone.training.run_folder import RunFolder
+from seg_demos.batch_norm import settle_statistics
 from seg_demos.crops import Crops, read_pair
 from seg_demos.mask_checks import CheckedMasks, check_masks
 from seg_demos.mask_sources import MaskedImage, load_masks
 from seg_demos.masks import IGNORED, MaskCoding
 from seg_demos.recipe import SegmentationRecipe
+from seg_demos.report import draw_run
 from seg_demos.results import PictureScore, SegmentationData, SegmentationResult
 from seg_demos.task import SegmentationTask
 from seg_demos.tiling import segment
@@ -41,6 +44,7 @@ __all__ = ['train']
 # Encoder, its weights, the number of classes, and options of its own -> smp model.
 Build = Callable[..., nn.Module]
 _MONITORED = 64  # validation pictures after each epoch; large sets would else take longer than the training
+_SETTLING = 200  # crops
 
 
 def train(
@@ -122,8 +126,9 @@ def train(
         crops = Crops(training, coding, recipe.crop, recipe.augmentation, seed)
         task = SegmentationTask(network, config, recipe, seed, crops, validation[:_MONITORED], coding)
         fit(task, recipe.epochs, recipe.precision, folder.checkpoints, None, hardware, progress)
+        network.to('cpu')
+        settle_statistics(network, (to_input(x, config) for x in _batches_of_crops(crops, recipe)))
         clock.lap('training')
-        network.to('cpu').eval()
         scores, metrics = _judge(network, config, coding, validation, progress)
         clock.lap('evaluation')
         save_model(network, folder.path, coding.classes, config)
@@ -135,7 +140,7 @@ def train(
             name=label,
             data=SegmentationData(
                 source=source, name=checked.collection.name, classes=coding.classes, train_pictures=len(training),
-                validation_pictures=len(validation), left_out=checked.left_out,
+                validation_pictures=len(validation), monitored_pictures=len(task.monitoring), left_out=checked.left_out,
                 notes=checked.collection.notes + checked.notes),
             architecture=architecture,
             encoder=encoder,
@@ -154,8 +159,16 @@ def train(
             versions=versions(),
             machine=machine(),
         )
+        draw_run(result, coding, lambda picture: segment(network, picture, config), folder.path)
         folder.finish(result)
         return result
+
+
+def _batches_of_crops(crops: Crops, recipe: SegmentationRecipe) -> Iterator[torch.Tensor]:
+    """Of one more epoch, in order."""
+    for start in range(0, min(len(crops.pairs), _SETTLING), recipe.batch_size):
+        indices = range(start, min(start + recipe.batch_size, len(crops.pairs)))
+        yield torch.stack([crops[recipe.epochs, index][0] for index in indices])
 
 
 def default_name(source: str, architecture: str, encoder: str, seed: int) -> str:

@@ -28,7 +28,7 @@ class Outcome:
 def draw_training(
         iterations: Sequence[Iteration], epochs: Sequence[Epoch], chosen_epoch: int, monitor: Optional[str],
         outcomes: Tuple[Outcome, Outcome], title: str, path: Path, *, accuracy: str = 'accuracy',
-        loss: str = 'cross-entropy', monitor_loss: str = '',
+        loss: str = 'cross-entropy',
 ) -> None:
     """Accuracy (above) and loss (below) of training, like the paper's Figure 10.
 
@@ -42,7 +42,6 @@ def draw_training(
         path: PNG file to write.
         accuracy: What the upper curves show.
         loss: What the lower curves show.
-        monitor_loss: What they show after each epoch, where that is something else.
     """
     if not epochs:
         draw_message('Nothing was trained', 'The recipe has no epochs.', path)
@@ -64,8 +63,7 @@ def draw_training(
                     ends, _percents([e.monitor_mean_iou for e in epochs]),
                     **{**style, 'label': f'{label}: mean IoU', 'color': GREEN, 'marker': 's'})
             lower.plot(
-                ends, [np.nan if e.monitor_loss is None else e.monitor_loss for e in epochs],
-                label=f'{label}: {monitor_loss}' if monitor_loss else label, **style)
+                ends, [np.nan if e.monitor_loss is None else e.monitor_loss for e in epochs], label=label, **style)
         for axes in (upper, lower):
             kept = axes.axvline(ends[chosen_epoch - 1], color=BLACK, linewidth=1.2, linestyle=':')
             for i in range(0, len(epochs), 2):
