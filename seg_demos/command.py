@@ -121,12 +121,13 @@ def _print(result: 'SegmentationResult', folder: Path) -> None:
     print_data_report(result.data.left_out, result.data.notes)
     metrics = result.metrics
     weights = 'random' if result.encoder_weights is None else result.encoder_weights
-    stdout.print(
+    print_path(
         f'{result.architecture} on {result.encoder} ({weights} start), seed {result.seed}: trained on '
-        f'{result.data.train_pictures} pictures in {result.seconds["total"]:.0f} s, judged by {metrics.n} others\n'
+        f'{result.data.train_pictures} pictures in {result.seconds["total"]:.0f} s, judged by {metrics.n} others',
+        'bold')
+    print_path(
         f'mean IoU {metrics.mean_iou:.3f} ({interval(metrics.mean_iou_interval)}, 95 %), mean Dice '
-        f'{metrics.mean_dice:.3f}, pixel accuracy {100 * metrics.pixel_accuracy:.1f} %', style='bold', highlight=False,
-        markup=False)
+        f'{metrics.mean_dice:.3f}, pixel accuracy {100 * metrics.pixel_accuracy:.1f} %', 'bold')
     table = Table(box=None)
     table.add_column('class')
     for column in ('pixels', 'precision', 'recall', 'Dice', 'IoU'):
