@@ -12,6 +12,7 @@ __all__ = [
 ]
 
 _RESAMPLES = 2000
+_DRAWN = 1 << 20  # pictures of all resamples that are looked at together
 
 
 @dataclass(frozen=True)
@@ -76,11 +77,12 @@ class ClassificationMetrics:
 class SegmentationMetrics:
     """Pixels counted over all pictures. All fields are shares, 0 .. 1, but the counts.
 
-    Means are over the classes for which the value is defined. Intervals are by bootstrap over pictures, since the
-    pixels of one picture say the same thing many times; of a single picture they are that picture's value.
+    Means are over the classes for which the value is defined: a class that no pixel is of and none is taken for says
+    nothing about the network; one that is only predicted counts as 0. Intervals are by bootstrap over pictures, since
+    the pixels of one picture say the same thing many times; of a single picture they are that picture's value.
     """
 
-    n: int  # pictures
+    n: int  # pictures with pixels that count
     pixels: int  # that count; ignored ones do not
     pixel_accuracy: float
     pixel_accuracy_interval: Interval
@@ -165,9 +167,7 @@ def classification_metrics(
     confusion = np.asarray(confusion)
     if confusion.ndim != 2 or confusion.shape != (len(class_names), len(class_names)):
         raise ValueError(f'{len(class_names)} class names need a square matrix of that size, got {confusion.shape}.')
-    if confusion.dtype.kind not in 'ui' or confusion.min(initial=0) < 0:
-        raise ValueError('the confusion matrix should hold counts.')
-    confusion = confusion.astype(np.int64)
+    confusion = _counts(confusion, 'the confusion matrix')
     n = int(confusion.sum())
     if n == 0:
         raise ValueError('the confusion matrix holds no cases.')
@@ -196,11 +196,13 @@ def segmentation_metrics(confusions: np.ndarray, class_names: Sequence[str], see
         seed: Of the bootstrap; the same seed gives the same interval.
 
     Raises:
-        ValueError: if the matrices have another number of classes than names, or no pixel counts.
+        ValueError: if the matrices are not square, empty, negative, or have another number of classes than names.
     """
-    confusions = np.asarray(confusions, dtype=np.int64)
+    confusions = np.asarray(confusions)
     if confusions.ndim != 3 or confusions.shape[1:] != (len(class_names), len(class_names)):
         raise ValueError(f'{len(class_names)} class names need square matrices of that size, got {confusions.shape}.')
+    confusions = _counts(confusions, 'the confusion matrices')
+    confusions = confusions[confusions.any((1, 2))]
     confusion = confusions.sum(0)
     pixels = int(confusion.sum())
     if pixels == 0:
@@ -218,6 +220,12 @@ def segmentation_metrics(confusions: np.ndarray, class_names: Sequence[str], see
         classes=classes,
         confusion_matrix=tuple(map(tuple, confusion.tolist())),
     )
+
+
+def _counts(matrices: np.ndarray, what: str) -> np.ndarray:
+    if matrices.dtype.kind not in 'ui' or matrices.min(initial=0) < 0:
+        raise ValueError(f'{what} should hold counts.')
+    return matrices.astype(np.int64)
 
 
 def _class_metrics(confusion: np.ndarray, class_names: Sequence[str]) -> Tuple[ClassMetrics, ...]:
@@ -280,13 +288,16 @@ def _bootstrap_mean_iou(confusion: np.ndarray, seed: int) -> Interval:
 def _bootstrap_pictures(confusions: np.ndarray, seed: int) -> Tuple[Interval, Interval]:
     """Percentile bootstrap over pictures: of the pixel accuracy and of the mean IoU."""
     n = len(confusions)
-    right = np.diagonal(confusions, axis1=1, axis2=2).astype(np.float64)
-    support, predicted = confusions.sum(2).astype(np.float64), confusions.sum(1).astype(np.float64)
-    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=_RESAMPLES).astype(np.float64)
-    right, support, predicted = drawn @ right, drawn @ support, drawn @ predicted
-    some = support.sum(1) > 0  # a draw may hold none but pictures that are ignored as a whole
-    right, support, predicted = right[some], support[some], predicted[some]
-    accuracies = right.sum(1) / support.sum(1)
-    mean_ious = np.nanmean(_iou(right, support, predicted), axis=1)
+    each = [np.diagonal(confusions, axis1=1, axis2=2), confusions.sum(2), confusions.sum(1)]
+    random = np.random.default_rng(seed)
+    accuracies, mean_ious = np.empty((2, _RESAMPLES))
+    # A few at a time: together, the draws of ten thousand pictures would fill hundreds of megabytes.
+    step = max(1, _DRAWN // n)
+    for start in range(0, _RESAMPLES, step):
+        size = min(step, _RESAMPLES - start)
+        drawn = random.multinomial(n, np.full(n, 1 / n), size=size).astype(np.float64)
+        right, support, predicted = (drawn @ pixels for pixels in each)
+        accuracies[start:start + size] = right.sum(1) / support.sum(1)
+        mean_ious[start:start + size] = np.nanmean(_iou(right, support, predicted), axis=1)
     low, high = np.quantile([accuracies, mean_ious], [0.025, 0.975], axis=1)
     return Interval(float(low[0]), float(high[0])), Interval(float(low[1]), float(high[1]))

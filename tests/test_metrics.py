@@ -7,7 +7,14 @@ import pytest
 import scipy.stats
 from sklearn import metrics as sklearn_metrics
 
-from rsq_backbone.metrics import ClassificationMetrics, Interval, classification_metrics, confusion_matrix
+from rsq_backbone.metrics import (
+    ClassificationMetrics,
+    Interval,
+    SegmentationMetrics,
+    classification_metrics,
+    confusion_matrix,
+    segmentation_metrics,
+)
 
 
 def names(classes):
@@ -224,3 +231,161 @@ def test_metrics_survive_json(cases):
     ((0.1, 0.2), (0.2, 0.3), True), ((0.1, 0.2), (0.3, 0.4), False), ((0.3, 0.4), (0.1, 0.2), False)])
 def test_intervals_overlap_where_they_share_a_value(a, b, overlap):
     assert Interval(*a).overlaps(Interval(*b)) is overlap
+
+
+def segmented(pictures=40, classes=6, seed=0):
+    """(pictures, 24, 32) targets, predictions and which pixels count: a picture shows three classes or so, of unequal
+    frequency, and is hit more or less well; the last class neither occurs nor is predicted."""
+    random = np.random.default_rng(seed)
+    shares = np.array([0.5, 0.25, 0.15, 0.07, 0.03])
+    targets, predictions, counted = np.zeros((3, pictures, 24, 32), int)
+    for i in range(pictures):
+        shown = random.choice(classes - 1, 3, replace=False, p=shares)
+        targets[i] = random.choice(shown, (24, 32), p=[0.6, 0.3, 0.1])
+        hit = random.random((24, 32)) < random.beta(4, 1.5)
+        predictions[i] = np.where(hit, targets[i], random.choice(classes - 1, (24, 32)))
+        counted[i] = random.random((24, 32)) > random.choice([0, 0.3])
+    return targets, predictions, counted.astype(bool)
+
+
+def picture_confusions(targets, predictions, counted, classes=6):
+    return np.stack([confusion_matrix(t[c], p[c], classes)
+                     for t, p, c in zip(targets, predictions, counted, strict=True)])
+
+
+def test_segmentation_of_two_pictures_as_computed_by_hand():
+    """Pixels are counted over both pictures: of a,  TP 3 + 0, FN 1 + 0, FP 0 + 2; d neither occurs nor is predicted."""
+    first = confusion_matrix([[0, 0], [0, 0]], [[0, 0], [0, 1]], 4)
+    second = confusion_matrix([[1, 1, 1, 2], [1, 1, 1, 2]], [[1, 1, 1, 0], [1, 1, 1, 0]], 4)
+    result = segmentation_metrics(np.stack([first, second]), ['a', 'b', 'c', 'd'])
+    assert (result.n, result.pixels) == (2, 12)
+    assert result.pixel_accuracy == 9 / 12
+    assert [c.support for c in result.classes] == [4, 6, 2, 0]
+    assert [c.iou for c in result.classes] == [3 / 6, 6 / 7, 0, None]
+    assert [c.f1 for c in result.classes] == [6 / 9, 12 / 13, 0, None]
+    assert result.mean_iou == pytest.approx((3 / 6 + 6 / 7 + 0) / 3)
+    assert result.mean_dice == pytest.approx((6 / 9 + 12 / 13 + 0) / 3)
+    assert result.confusion_matrix == ((3, 1, 0, 0), (0, 6, 0, 0), (2, 0, 0, 0), (0, 0, 0, 0))
+
+
+def test_scikit_learn_agrees_on_pixels():
+    targets, predictions, counted = segmented()
+    result = segmentation_metrics(picture_confusions(targets, predictions, counted), names(6))
+    flat = targets[counted], predictions[counted]
+    iou = sklearn_metrics.jaccard_score(*flat, average=None)  # of the classes that there are
+    f1 = sklearn_metrics.f1_score(*flat, average=None)
+    assert result.classes[5].iou is result.classes[5].f1 is None
+    np.testing.assert_allclose([c.iou for c in result.classes[:5]], iou)
+    np.testing.assert_allclose([c.f1 for c in result.classes[:5]], f1)
+    assert result.mean_iou == pytest.approx(iou.mean())
+    assert result.mean_dice == pytest.approx(f1.mean())
+    assert result.pixel_accuracy == sklearn_metrics.accuracy_score(*flat)
+    assert result.pixels == counted.sum() < counted.size
+    np.testing.assert_array_equal(result.confusion_matrix, sklearn_metrics.confusion_matrix(*flat, labels=range(6)))
+
+
+def test_torchmetrics_and_smp_agree_on_pixels_with_255_ignored():
+    import segmentation_models_pytorch as smp
+    import torch
+    from torchmetrics.functional import classification
+
+    targets, predictions, counted = segmented()
+    result = segmentation_metrics(picture_confusions(targets, predictions, counted), names(6))
+    p, t = torch.from_numpy(predictions), torch.from_numpy(np.where(counted, targets, 255))
+    for judge, value in (
+            (classification.multiclass_jaccard_index(p, t, 6, average='macro', ignore_index=255), result.mean_iou),
+            (classification.multiclass_f1_score(p, t, 6, average='macro', ignore_index=255), result.mean_dice),
+            (classification.multiclass_accuracy(p, t, 6, average='micro', ignore_index=255), result.pixel_accuracy)):
+        assert value == pytest.approx(float(judge), abs=1e-6)
+    # smp takes only negative numbers for pixels to be ignored.
+    t[t == 255] = -1
+    counts = [x.sum(0, keepdim=True) for x in smp.metrics.get_stats(
+        p, t, mode='multiclass', num_classes=6, ignore_index=-1)]
+    iou = smp.metrics.iou_score(*counts, reduction='none')[0]
+    np.testing.assert_allclose([c.iou for c in result.classes[:5]], iou[:5], rtol=1e-6)
+    f1 = smp.metrics.f1_score(*counts, reduction='none')[0]
+    np.testing.assert_allclose([c.f1 for c in result.classes[:5]], f1[:5], rtol=1e-6)
+
+
+def test_resampling_the_pictures_themselves_gives_the_same_intervals():
+    confusions = picture_confusions(*segmented())
+    results = [segmentation_metrics(confusions, names(6), seed) for seed in range(20)]
+
+    def accuracy(confusions):
+        return np.trace(confusions.sum(0)) / confusions.sum()
+
+    def mean_iou(confusions):
+        total = confusions.sum(0)
+        with np.errstate(invalid='ignore'):
+            return np.nanmean(np.diag(total) / (total.sum(0) + total.sum(1) - np.diag(total)))
+
+    random = np.random.default_rng(1)
+    draws = [confusions[random.integers(0, 40, 40)] for _ in range(10_000)]
+    for judge, field in ((accuracy, 'pixel_accuracy_interval'), (mean_iou, 'mean_iou_interval')):
+        values = np.array([judge(draw) for draw in draws])
+        # As above for the cases of a classifier, but three of them: there are four ends.
+        tolerance = 3 * 2.67 * np.sqrt(1 / (20 * 2000) + 1 / 10_000) * values.std()
+        low, high = np.quantile(values, [0.025, 0.975])
+        assert np.mean([getattr(result, field).low for result in results]) == pytest.approx(low, abs=tolerance)
+        assert np.mean([getattr(result, field).high for result in results]) == pytest.approx(high, abs=tolerance)
+        assert tolerance < (high - low) / 30
+
+
+def test_the_interval_is_of_pictures_not_of_pixels():
+    """A picture twice as large says no more than before, while its pixels were taken for twice as many cases."""
+    confusions = picture_confusions(*segmented())
+    result, larger = (segmentation_metrics(c, names(6)) for c in (confusions, 100 * confusions))
+    assert larger.mean_iou_interval == result.mean_iou_interval
+    assert larger.pixel_accuracy_interval == result.pixel_accuracy_interval
+    pixels = classification_metrics(confusions.sum(0), names(6))
+    width = result.pixel_accuracy_interval.high - result.pixel_accuracy_interval.low
+    assert width > 5 * (pixels.accuracy_interval.high - pixels.accuracy_interval.low)
+
+
+def test_of_one_picture_the_intervals_are_its_values():
+    [confusion] = picture_confusions(*segmented(1))
+    result = segmentation_metrics(confusion[None], names(6))
+    assert result.n == 1
+    assert result.pixel_accuracy_interval == Interval(result.pixel_accuracy, result.pixel_accuracy)
+    assert (result.mean_iou_interval.low, result.mean_iou_interval.high) == pytest.approx((result.mean_iou,) * 2)
+
+
+def test_pictures_of_which_every_pixel_is_ignored_change_nothing():
+    confusions = picture_confusions(*segmented(4))
+    with_ignored = np.concatenate([np.zeros((3, 6, 6), int), confusions, np.zeros((5, 6, 6), int)])
+    assert segmentation_metrics(with_ignored, names(6)) == segmentation_metrics(confusions, names(6))
+
+
+def test_intervals_of_many_pictures_are_the_same_however_few_draws_are_held_at_a_time(monkeypatch):
+    confusions = picture_confusions(*segmented())
+    expected = segmentation_metrics(confusions, names(6), seed=3)
+    monkeypatch.setattr('rsq_backbone.metrics._DRAWN', 7 * 40 + 1)
+    assert segmentation_metrics(confusions, names(6), seed=3) == expected
+    assert segmentation_metrics(confusions, names(6), seed=4).mean_iou_interval != expected.mean_iou_interval
+
+
+@pytest.mark.parametrize(('confusions', 'says'), [
+    (np.zeros((3, 2, 2), int), 'no pixels'),
+    (np.zeros((0, 2, 2), int), 'no pixels'),
+    (np.ones((2, 2), int), 'square'),
+    (np.ones((1, 3, 3), int), 'square'),
+    (np.ones((1, 2, 3), int), 'square'),
+    (np.array([[[1, -1], [0, 1]]]), 'counts'),
+    (np.array([[[0.5, 0.5], [0.0, 1.0]]]), 'counts'),
+    (np.array([[[math.nan, 0.0], [0.0, 1.0]]]), 'counts'),
+])
+def test_wrong_matrices_of_pictures_are_refused(confusions, says):
+    with pytest.raises(ValueError, match=says):
+        segmentation_metrics(confusions, ['a', 'b'])
+
+
+def test_nothing_wrong_in_any_picture_is_all_ones():
+    result = segmentation_metrics(np.stack([np.diag([10**9, 3, 0]), np.diag([0, 7, 0])]), ['a', 'b', 'c'])
+    assert (result.pixel_accuracy, result.mean_iou, result.mean_dice) == (1, 1, 1)
+    assert result.pixel_accuracy_interval == result.mean_iou_interval == Interval(1, 1)
+
+
+def test_segmentation_metrics_survive_json():
+    result = segmentation_metrics(picture_confusions(*segmented(5)), names(6))
+    text = json.dumps(dataclasses.asdict(result), allow_nan=False)
+    assert SegmentationMetrics.from_json(json.loads(text)) == result
