@@ -1,11 +1,8 @@
 """The `rsq` command. Sub-commands parse, call and print; what they call is imported when they run."""
-import os
-import sys
-
 import typer
 
 from rsq_backbone.cli import analyze, classify, demo, evaluate, finetune, predict
-from rsq_backbone.errors import UserError, one_line
+from rsq_backbone.cli._running import run_app
 
 app = typer.Typer(
     name='rsq',
@@ -30,23 +27,4 @@ def _version(version: bool = typer.Option(False, '--version', help='Show the ver
 
 
 def main() -> None:
-    """Exit code 0: done; 2: input that the user can mend; 1: a fault of ours or of the machine."""
-    try:
-        app(prog_name='rsq')
-    except UserError as e:
-        _fail(e, str(e), code=2)
-    except KeyboardInterrupt:
-        print('rsq: interrupted', file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:  # `rsq analyze ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-    except Exception as e:
-        _fail(e, f'{type(e).__name__}: {one_line(e)} (RSQ_TRACEBACK=1 shows where)', code=1)
-
-
-def _fail(e: Exception, message: str, code: int) -> None:
-    if os.environ.get('RSQ_TRACEBACK'):
-        raise e
-    print(f'rsq: {message}', file=sys.stderr)
-    sys.exit(code)
+    run_app(app, 'rsq')

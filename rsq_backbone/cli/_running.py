@@ -1,0 +1,45 @@
+"""How a command ends: with one line and an exit code, whatever happened."""
+import os
+import sys
+
+import typer
+
+from rsq_backbone.errors import UserError, one_line
+
+__all__ = ['run_app']
+
+
+def run_app(app: typer.Typer, command: str) -> None:
+    """Run a command line to its end.
+
+    Exit code 0: done; 2: input that the user can mend; 1: a fault of ours or of the machine; 130: stopped by Ctrl-C.
+
+    Args:
+        app: All it can do.
+        command: How it is called; the last word is put before what is said about errors.
+    """
+    name = command.split()[-1]
+    try:
+        app(prog_name=command)
+    except UserError as e:
+        _fail(e, f'{name}: {e}', code=2)
+    except SystemExit as e:
+        # typer says nothing about Ctrl-C; who caught it before has said more.
+        if isinstance(getattr(e.__context__, '__cause__', None), KeyboardInterrupt):
+            print(f'{name}: interrupted', file=sys.stderr)
+        raise
+    except KeyboardInterrupt:
+        print(f'{name}: interrupted', file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # `rsq analyze ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as e:
+        _fail(e, f'{name}: {type(e).__name__}: {one_line(e)} (RSQ_TRACEBACK=1 shows where)', code=1)
+
+
+def _fail(e: Exception, message: str, code: int) -> None:
+    if os.environ.get('RSQ_TRACEBACK'):
+        raise e
+    print(message, file=sys.stderr)
+    sys.exit(code)
