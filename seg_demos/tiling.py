@@ -4,6 +4,7 @@ Tiles lie on a grid of the encoder's stride, so that each network position sees 
 picture. What a tile shares with its neighbours is kept until they come, so that memory grows with the picture's width
 and not with its area.
 """
+from itertools import pairwise
 from typing import Any, Callable, Dict, List, Tuple
 
 import numpy as np
@@ -101,7 +102,7 @@ def _grid(size: int, tile: int, overlap: int, stride: int) -> Tuple[List[int], i
 
 def _shared(starts: List[int], length: int) -> List[int]:
     """How much of each tile the next one covers too."""
-    return [start + length - following for start, following in zip(starts, starts[1:], strict=False)] + [0]
+    return [start + length - following for start, following in pairwise(starts)] + [0]
 
 
 def _fades(starts: List[int], length: int, overlap: int) -> List[torch.Tensor]:
