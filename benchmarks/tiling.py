@@ -31,7 +31,7 @@ CONFIG = {'mean': (0.485, 0.456, 0.406), 'std': (0.229, 0.224, 0.225)}
 
 @dataclass(frozen=True)
 class Result:
-    """One picture, in a process of its own. Memory is what segmenting adds to network and picture."""
+    """One picture, in a process of its own. Memory is what segmenting adds, the mask included."""
 
     side: int
     tiles: int  # 1 where the whole picture goes through the network at once
@@ -98,7 +98,7 @@ def main(
     """Memory that segmenting a picture takes, in tiles of 1024 pixels and as a whole.
 
     The network is a U-Net on res_squeezenet. Each picture is segmented in a fresh process, and its memory is the
-    peak less what the process held before, network and picture included. Times are of one call each.
+    peak less what the process held before, which is network and picture; the mask counts. Times are of one call each.
 
     Example: OMP_NUM_THREADS=2 python benchmarks/tiling.py --json tiling.json
     """
