@@ -10,11 +10,13 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, TypeVar
 
 import torch
 
 from rsq_backbone.machine import cpu_name
+
+T = TypeVar('T')
 
 WARM_UP_LIMIT_S = 3.0
 BLOCK_S = 0.1
@@ -129,14 +131,27 @@ def _seconds(call: Callable[[], Any]) -> float:
 
 def peak_memory(job: Callable[..., Any], *args: Any) -> int:
     """Peak resident bytes of a fresh process that runs `job`, while this one waits without spinning."""
+    return result_and_peak_memory(job, *args)[1]
+
+
+def result_and_peak_memory(job: Callable[..., T], *args: Any) -> Tuple[T, int]:
+    """What `job` returns in a fresh process, and that process's peak resident bytes."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context('spawn')) as pool:
         return pool.submit(_run_and_read_peak, job, *args).result()
 
 
-def _run_and_read_peak(job: Callable[..., Any], *args: Any) -> int:
-    job(*args)
-    peak = next(line for line in _STATUS.read_text().splitlines() if line.startswith('VmHWM'))
-    return int(peak.split()[1]) * 1024
+def resident_memory() -> int:
+    """Bytes of this process that are in memory now."""
+    return _status_bytes('VmRSS')
+
+
+def _run_and_read_peak(job: Callable[..., T], *args: Any) -> Tuple[T, int]:
+    return job(*args), _status_bytes('VmHWM')
+
+
+def _status_bytes(key: str) -> int:
+    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(key))
+    return int(line.split()[1]) * 1024
 
 
 @dataclass(frozen=True)

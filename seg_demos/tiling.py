@@ -1,18 +1,21 @@
 """Pictures of any size through a segmentation network: as a whole where they are small, else in overlapping tiles.
 
 Tiles lie on a grid of the encoder's stride, so that each network position sees the same pixels as it would in the whole
-picture. Only a strip of tiles is held at a time, so that memory grows with the picture's width and not with its area.
+picture. What a tile shares with its neighbours is kept until they come, so that memory grows with the picture's width
+and not with its area.
 """
-from typing import Any, Callable, Dict, List
+from itertools import pairwise
+from typing import Any, Callable, Dict, List, Tuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from rsq_backbone.errors import UserError
 from rsq_backbone.progress import Progress, silent
 from rsq_backbone.training.pictures import to_input
 
-__all__ = ['segment']
+__all__ = ['check_tiles', 'segment']
 
 
 @torch.inference_mode()
@@ -26,7 +29,7 @@ def segment(
         model: Pictures (N, 3, H, W) -> logits (N, classes, H, W), in evaluation mode.
         picture: RGB, (H, W, 3) uint8, of any size.
         config: `mean` and `std` of the input, three shares of white each.
-        tile: Side of the tiles in pixels; what fits into one is not cut.
+        tile: Side of the tiles in pixels, at most; what fits into one is not cut.
         overlap: Pixels that neighbouring tiles share. In the outer quarter of it a tile does not count, because the
             network sees no surroundings there; across the middle one tile fades into the other.
         stride: Of the encoder, 32 unless it dilates.
@@ -36,51 +39,70 @@ def segment(
         (H, W) uint8, indices of classes.
 
     Raises:
-        ValueError: if tile and overlap are no multiples of the stride, or the overlap is not less than half a tile.
+        UserError: if tile and overlap are no multiples of the stride, or the overlap is not less than half a tile.
     """
-    if tile % stride or overlap % stride or not 0 < 2 * overlap < tile:
-        raise ValueError(
-            f'tile and overlap should be multiples of {stride}, and the overlap less than half a tile; got {tile} and '
-            f'{overlap}.')
+    check_tiles(tile, overlap, stride)
     height, width = picture.shape[:2]
-    rows, columns = _starts(height, tile, overlap, stride), _starts(width, tile, overlap, stride)
-    tall, wide = min(tile, _up(height, stride)), min(tile, _up(width, stride))
-    across, down = _fades(columns, wide, overlap), _fades(rows, tall, overlap)
+    (rows, tall), (columns, wide) = (_grid(size, tile, overlap, stride) for size in (height, width))
+    down, across = _fades(rows, tall, overlap), _fades(columns, wide, overlap)
+    # How many rows and columns of each tile the one below and the one to the right cover too.
+    shared_rows, shared_columns = _shared(rows, tall), _shared(columns, wide)
     mask = np.empty((height, width), np.uint8)
-    strip = torch.zeros(0)  # weighted sums of logits of the rows from `top` on, (classes, tall, width)
-    weights = torch.zeros(tall, columns[-1] + wide)
-    done = 0
+    carried = torch.zeros(0)  # logits, weighted, of the rows that the next strip shares: (classes, rows, width)
+    above = done = 0
     for i, top in enumerate(rows):
+        below = shared_rows[i]
+        beside = torch.zeros(0)  # the same of the columns that the next tile shares: (classes, tall, columns)
         for j, left in enumerate(columns):
             logits = model(_input(picture, top, left, tall, wide, config))[0].float()
-            if not strip.numel():
-                strip = torch.zeros(len(logits), *weights.shape)
-            weight = down[i][:, None] * across[j]
-            strip[:, :, left:left + wide] += logits * weight
-            weights[:, left:left + wide] += weight
+            # Of such sums the largest is the mean's largest, so nothing need be divided by the weights.
+            sums = logits * (down[i][:, None] * across[j])
+            if j > 0:
+                sums[..., :beside.shape[2]] += beside
+            right = wide - shared_columns[j]
+            beside = sums[..., right:].clone()
+            sums = sums[..., :right]
+            if not carried.numel():
+                carried = torch.zeros(len(sums), max(shared_rows), columns[-1] + wide)
+            sums[:, :above] += carried[:, :above, left:left + right]
+            carried[:, :below, left:left + right] = sums[:, tall - below:]
+            part = mask[top:top + tall - below, left:left + right]
+            part[...] = sums[:, :part.shape[0], :part.shape[1]].argmax(0).numpy()
             done += 1
             progress('segmenting, tiles', done, len(rows) * len(columns))
-        # The next strip adds nothing to the rows above it.
-        final = (rows[i + 1] if i + 1 < len(rows) else top + tall) - top
-        classes = (strip[:, :final] / weights[:final]).argmax(0).to(torch.uint8).numpy()
-        bottom = min(top + final, height)
-        mask[top:bottom] = classes[:bottom - top, :width]
-        for kept in (strip, weights):
-            kept[..., :tall - final, :] = kept[..., final:, :].clone()
-            kept[..., tall - final:, :] = 0
+        above = below
     return mask
+
+
+def check_tiles(tile: int, overlap: int, stride: int = 32) -> None:
+    """Raise the UserError that `segment` would."""
+    if tile % stride or overlap % stride or not 0 < 2 * overlap < tile:
+        raise UserError(
+            f'tile and overlap should be multiples of {stride}, and the overlap less than half a tile; got {tile} and '
+            f'{overlap}.')
 
 
 def _up(size: int, stride: int) -> int:
     return -(-size // stride) * stride
 
 
-def _starts(size: int, tile: int, overlap: int, stride: int) -> List[int]:
-    """Where the tiles begin along one side; the last ends with the padded picture."""
-    last = _up(size, stride) - tile
-    if last <= 0:
-        return [0]
-    return [*range(0, last, tile - overlap), last]
+def _grid(size: int, tile: int, overlap: int, stride: int) -> Tuple[List[int], int]:
+    """Where the tiles begin along one side, and how long they are; the last ends with the padded picture.
+
+    They are shorter than `tile` where as many shorter ones do: a little more than a tile is not twice the work.
+    """
+    padded = _up(size, stride)
+    if padded <= tile:
+        return [0], padded
+    count = -(-(padded - overlap) // (tile - overlap))
+    shortest = -(-(padded + (count - 1) * overlap) // count)
+    length = max(_up(shortest, stride), 2 * overlap)
+    return [*range(0, padded - length, length - overlap), padded - length], length
+
+
+def _shared(starts: List[int], length: int) -> List[int]:
+    """How much of each tile the next one covers too."""
+    return [start + length - following for start, following in pairwise(starts)] + [0]
 
 
 def _fades(starts: List[int], length: int, overlap: int) -> List[torch.Tensor]:

@@ -149,6 +149,14 @@ def test_fault_of_ours_gives_one_line_and_exit_code_1(rsq, monkeypatch):
     assert 'RSQ_TRACEBACK=1' in err
 
 
+def test_ctrl_c_is_one_line_and_exit_code_130(rsq, monkeypatch):
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr('rsq_backbone.model_loading.load_model', stop)
+    assert rsq('analyze', 'res_squeezenet') == (130, '', 'rsq: interrupted\n')
+
+
 def test_demo_needs_no_arguments_and_says_where_its_files_lie(rsq, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, out, err = rsq('demo')

@@ -5,7 +5,7 @@ import sys
 from contextlib import AbstractContextManager, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, Iterable, Iterator, List, Optional, Sequence, TypeVar
+from typing import TYPE_CHECKING, Any, Dict, Iterable, Iterator, Optional, Sequence, TypeVar
 
 import typer
 from rich.console import Console
@@ -60,10 +60,14 @@ def progress_bars() -> Iterator[Progress]:
     columns = TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Bars(*columns, console=stderr, disable=not stderr.is_terminal) as bars:
         tasks: Dict[str, TaskID] = {}
+        reached: Dict[str, int] = {}
 
         def progress(what: str, done: int, total: Optional[int]) -> None:
             if what not in tasks:
                 tasks[what] = bars.add_task(what, total=total)
+            elif done < reached[what]:  # the same again, such as the tiles of the next picture
+                bars.reset(tasks[what], total=total)
+            reached[what] = done
             bars.update(tasks[what], completed=done, total=total)
 
         yield progress
@@ -92,10 +96,10 @@ def print_json(result: Any) -> None:
     sys.stdout.write(json.dumps(plain, indent=2) + '\n')
 
 
-def report_bad_input(errors: List[Any]) -> None:
-    """One line each, and exit code 2, after what was sound has been printed."""
+def report_bad_input(errors: Sequence[Any], name: str = 'rsq') -> None:
+    """One line each after the command's name, and exit code 2, once what was sound has been printed."""
     for e in errors:
-        print(f'rsq: {e}', file=sys.stderr)
+        print(f'{name}: {e}', file=sys.stderr)
     if errors:
         raise typer.Exit(2)
 

@@ -1,7 +1,6 @@
-"""Running a command line so that whatever goes wrong is one line and an exit code."""
+"""How a command ends: with one line and an exit code, whatever happened."""
 import os
 import sys
-from typing import NoReturn
 
 import typer
 
@@ -10,25 +9,37 @@ from rsq_backbone.errors import UserError, one_line
 __all__ = ['run_app']
 
 
-def run_app(app: typer.Typer, name: str) -> None:
-    """Exit code 0: done; 2: input that the user can mend; 1: a fault of ours or of the machine; 130: interrupted."""
-    label = name.split()[-1]
+def run_app(app: typer.Typer, command: str) -> None:
+    """Run a command line to its end.
+
+    Exit code 0: done; 2: input that the user can mend; 1: a fault of ours or of the machine; 130: stopped by Ctrl-C.
+
+    Args:
+        app: All it can do.
+        command: How it is called; the last word is put before what is said about errors.
+    """
+    name = command.split()[-1]
     try:
-        app(prog_name=name)
+        app(prog_name=command)
     except UserError as e:
-        _fail(e, label, str(e), code=2)
+        _fail(e, f'{name}: {e}', code=2)
+    except SystemExit as e:
+        # typer says nothing about Ctrl-C; who caught it before has said more.
+        if isinstance(getattr(e.__context__, '__cause__', None), KeyboardInterrupt):
+            print(f'{name}: interrupted', file=sys.stderr)
+        raise
     except KeyboardInterrupt:
-        print(f'{label}: interrupted', file=sys.stderr)
+        print(f'{name}: interrupted', file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # `rsq analyze ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except Exception as e:
-        _fail(e, label, f'{type(e).__name__}: {one_line(e)} (RSQ_TRACEBACK=1 shows where)', code=1)
+        _fail(e, f'{name}: {type(e).__name__}: {one_line(e)} (RSQ_TRACEBACK=1 shows where)', code=1)
 
 
-def _fail(e: Exception, label: str, message: str, code: int) -> NoReturn:
+def _fail(e: Exception, message: str, code: int) -> None:
     if os.environ.get('RSQ_TRACEBACK'):
         raise e
-    print(f'{label}: {message}', file=sys.stderr)
+    print(message, file=sys.stderr)
     sys.exit(code)

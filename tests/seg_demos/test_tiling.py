@@ -71,6 +71,32 @@ def test_pixels_are_normalised_and_stay_in_their_places():
     assert np.array_equal(mask, (image[..., 0] > 0).astype(np.uint8))
 
 
+@pytest.mark.parametrize(('tile', 'overlap', 'stride'), [(64, 16, 16), (96, 32, 32), (160, 64, 32), (104, 48, 8)])
+@pytest.mark.parametrize('size', [(65, 300), (97, 129), (200, 321), (288, 192)])
+def test_each_pixel_is_classified_once_and_by_itself_however_tiles_fall(size, tile, overlap, stride):
+    values = np.random.default_rng(0).integers(0, 3, size, np.uint8)
+
+    def model(x):
+        # 0, 100 and 200 of the picture's first channel, as logits of three classes
+        return -(x[:, :1] * 0.2 + 0.5 - torch.tensor([0, 100, 200]).view(1, 3, 1, 1) / 255).abs()
+
+    mask = segment(model, np.repeat(100 * values[..., None], 3, 2), CONFIG, tile, overlap, stride)
+    assert np.array_equal(mask, values)
+
+
+@pytest.mark.parametrize(('size', 'most'), [((1080, 1920), 1.7), ((1000, 1040), 1.7), ((720, 1280), 1.3)])
+def test_a_little_more_than_a_tile_is_not_twice_the_work(size, most):
+    shapes = []
+
+    def model(x):
+        shapes.append(x.shape[2:])
+        return x
+
+    segment(model, np.zeros((*size, 3), np.uint8), CONFIG)
+    assert max(max(shape) for shape in shapes) <= 1024
+    assert sum(h * w for h, w in shapes) < most * size[0] * size[1]
+
+
 def test_progress_counts_the_tiles():
     told = []
     segment(
