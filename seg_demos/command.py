@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Dict, Optional
 import typer
 
 from rsq_backbone.cli._running import run_app
+from rsq_backbone.errors import UserError
 from seg_demos.recipe import SegmentationRecipe
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ def _main(
             help="The encoder's learning rate, as a multiple of that; 1 with --random.")] = _DEFAULT.encoder_factor,
         augmentation: Annotated[str, typer.Option(help='none, light or strong.')] = _DEFAULT.augmentation,
         class_names: Annotated[Optional[Path], typer.Option(
-            metavar='FILE', help='Text file with one name a line, that of class 0 first.')] = None,
+            metavar='FILE', help='Text file with one name a line, the first for mask value 0; '
+            'what is called void, unlabelled or ignore does not count.')] = None,
         colour_map: Annotated[Optional[Path], typer.Option(
             metavar='FILE', help='For painted masks: text file with a class and its colour a line (sky 128 128 128).',
         )] = None,
@@ -93,6 +95,8 @@ def _main(
         from seg_demos.masks import read_class_names, read_colour_map
         from seg_demos.training import train
 
+    if class_names and colour_map:
+        raise UserError('a colour map has names of its own; leave out --class-names.')
     classes = read_class_names(class_names) if class_names else None
     colours = None
     if colour_map:

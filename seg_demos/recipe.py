@@ -16,6 +16,6 @@ class SegmentationRecipe:
     encoder_factor: float = 0.1  # the encoder begins trained: steps ten times shorter keep what it knows
     weight_decay: float = 1e-4
     schedule: str = 'one-cycle'  # warm-up spares the encoder while the decoder is noise; the end at zero settles
-    augmentation: str = 'light'
+    augmentation: str = 'light'  # seg_demos.augmentation; masks are changed with their pictures
     dice: float = 1.0  # weight of the Dice loss, which minds small classes, beside the cross-entropy, which trains fast
     precision: str = 'auto'  # bfloat16 on a CPU that computes in it, else float32

@@ -9,8 +9,9 @@ from torch.utils.data import DataLoader, Dataset
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
+from rsq_backbone.errors import UserError
 from rsq_backbone.metrics import segmentation_metrics
-from rsq_backbone.training.pictures import to_input
+from rsq_backbone.training.pictures import EpochBatches, to_input
 from rsq_backbone.training.recorded_task import RecordedTask
 from seg_demos.crops import Crops, read_pair
 from seg_demos.mask_sources import MaskedImage
@@ -35,7 +36,7 @@ class SegmentationTask(RecordedTask):
             self, network: nn.Module, config: Dict[str, Any], recipe: SegmentationRecipe, seed: int, training: Crops,
             monitoring: Sequence[MaskedImage], coding: MaskCoding,
     ) -> None:
-        super().__init__(network, seed, recipe.batch_size, recipe.schedule, training, range(len(training.pairs)))
+        super().__init__(network, seed, recipe.batch_size, recipe.schedule, training, range(len(training)))
         self.config = config
         self.recipe = recipe
         self.monitoring = monitoring
@@ -70,6 +71,13 @@ class SegmentationTask(RecordedTask):
             return 0 * logits.sum()  # says nothing; the mean over no pixels would be NaN
         loss = F.cross_entropy(logits, target, ignore_index=IGNORED)
         return loss + self.recipe.dice * self._dice(logits, target) if self.recipe.dice else loss
+
+    def training_batches(self, rank: int, processes: int) -> EpochBatches:
+        if processes > 1 and self.batch_size < 2 * processes:
+            raise UserError(
+                f'a batch of {self.batch_size} leaves each of {processes} processes less than two crops, which batch '
+                'norms after a global pooling need; raise --batch-size.')
+        return super().training_batches(rank, processes)
 
     def val_dataloader(self) -> Any:
         share = self.monitoring[self.trainer.global_rank::self.trainer.world_size]

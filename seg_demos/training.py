@@ -5,7 +5,7 @@ import shutil
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, TypeVar, Union
 
 import numpy as np
 import segmentation_models_pytorch as smp
@@ -29,7 +29,7 @@ from rsq_backbone.training.memory import keep_freed_memory
 from rsq_backbone.training.pictures import to_input
 from rsq_backbone.training.run_folder import RunFolder
 from seg_demos.batch_norm import settle_statistics
-from seg_demos.crops import Crops, read_pair
+from seg_demos.crops import Crops, crops_of_epoch, read_pair
 from seg_demos.mask_checks import CheckedMasks, check_masks
 from seg_demos.mask_sources import MaskedImage, load_masks
 from seg_demos.masks import IGNORED, MaskCoding
@@ -40,6 +40,8 @@ from seg_demos.task import SegmentationTask
 from seg_demos.tiling import segment
 
 __all__ = ['train']
+
+T = TypeVar('T')
 
 # Encoder, its weights, the number of classes, and options of its own -> smp model.
 Build = Callable[..., nn.Module]
@@ -123,8 +125,10 @@ def train(
         network, config = _build(build, architecture, encoder, encoder_weights, len(coding.classes), options or {})
         if not is_child():
             folder.begin({**settings, 'pictures': array_key(sorted(checked.content.values()))}, resume)
-        crops = Crops(training, coding, recipe.crop, recipe.augmentation, seed)
-        task = SegmentationTask(network, config, recipe, seed, crops, validation[:_MONITORED], coding)
+        cut_from = crops_of_epoch(
+            [checked.sizes[pair.picture] for pair in training], recipe.crop, recipe.batch_size)
+        crops = Crops(training, coding, recipe.crop, recipe.augmentation, seed, cut_from)
+        task = SegmentationTask(network, config, recipe, seed, crops, _evenly(validation, _MONITORED), coding)
         fit(task, recipe.epochs, recipe.precision, folder.checkpoints, None, hardware, progress)
         network.to('cpu')
         settle_statistics(network, (to_input(x, config) for x in _batches_of_crops(crops, recipe)))
@@ -165,10 +169,16 @@ def train(
 
 
 def _batches_of_crops(crops: Crops, recipe: SegmentationRecipe) -> Iterator[torch.Tensor]:
-    """Of one more epoch, in order."""
-    for start in range(0, min(len(crops.pairs), _SETTLING), recipe.batch_size):
-        indices = range(start, min(start + recipe.batch_size, len(crops.pairs)))
-        yield torch.stack([crops[recipe.epochs, index][0] for index in indices])
+    """Whole ones, of one more epoch."""
+    size = recipe.batch_size
+    chosen = _evenly(range(len(crops)), max(_SETTLING, size))
+    for start in range(0, len(chosen) - size + 1, size):
+        yield torch.stack([crops[recipe.epochs, index][0] for index in chosen[start:start + size]])
+
+
+def _evenly(items: Sequence[T], most: int) -> Sequence[T]:
+    """At most so many, from all over the sequence: files are often sorted by what they show."""
+    return [items[i * len(items) // most] for i in range(most)] if len(items) > most else items
 
 
 def default_name(source: str, architecture: str, encoder: str, seed: int) -> str:
@@ -195,7 +205,9 @@ def save_model(network: nn.Module, folder: Path, classes: Sequence[str], config:
     with TemporaryDirectory(dir=folder, prefix='.model-') as temporary:
         network.save_pretrained(temporary)  # type: ignore[operator]
         plain = json.loads((Path(temporary) / 'config.json').read_text(encoding='utf-8'))
-        plain.update({'_classes': list(classes), '_mean': config['mean'], '_std': config['std']})
+        # Without weights to begin with: smp would fetch them from the hub before it loads these.
+        plain.update({
+            'encoder_weights': None, '_classes': list(classes), '_mean': config['mean'], '_std': config['std']})
         with whole_file(folder / 'model.safetensors') as file:
             shutil.copyfile(Path(temporary) / 'model.safetensors', file)
         write_text(folder / 'config.json', json.dumps(plain, indent=2) + '\n')
@@ -243,8 +255,7 @@ def _judge(
         counted = mask != IGNORED
         confusion = confusion_matrix(mask[counted], segment(network, picture, config)[counted], len(coding.classes))
         confusions.append(confusion)
-        if confusion.any():
-            one = segmentation_metrics(confusion[None], coding.classes)
-            scores.append(PictureScore(str(pair.picture), str(pair.mask), one.mean_iou))
+        one = segmentation_metrics(confusion[None], coding.classes)
+        scores.append(PictureScore(str(pair.picture), str(pair.mask), one.mean_iou))
         progress('evaluating, pictures', done, len(pairs))
     return tuple(scores), segmentation_metrics(np.stack(confusions), coding.classes)

@@ -20,8 +20,8 @@ def made_up_result(classes=('background', 'cat', 'dog'), confusions=None, epochs
         format=1,
         name='pets-unet',
         data=SegmentationData(
-            source='my pets', name='pets', classes=tuple(classes), train_pictures=1234, monitored_pictures=len(confusions),
-            validation_pictures=len(confusions),
+            source='my pets', name='pets', classes=tuple(classes), train_pictures=1234,
+            validation_pictures=len(confusions), monitored_pictures=len(confusions),
             left_out=('pets/7.jpg: damaged image (image file is truncated); copy or download it again.',),
             notes=('Mask value 255 is neither trained on nor judged.',)),
         architecture='unet',

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from rsq_backbone.training.augmentation import AUGMENTATIONS
+from seg_demos.augmentation import AUGMENTATIONS
 from seg_demos.crops import Crops, read_pair
 from seg_demos.mask_sources import MaskedImage
 from seg_demos.masks import IGNORED, MaskCoding

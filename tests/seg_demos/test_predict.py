@@ -1,4 +1,5 @@
 """python -m seg_demos.predict, as a user types it, and loading the run that it is given."""
+import io
 import json
 import pickle
 import shutil
@@ -120,8 +121,9 @@ def test_mask_is_what_the_saved_network_makes_of_the_picture(predict, run, tmp_p
         assert np.array_equal(np.asarray(image.convert('RGB')), np.array(palette(3))[read_mask(mask, CODING)])
     with Image.open(tmp_path / 'out' / 'a-overlay.jpg') as image:
         assert image.size == (size[1], size[0])
-        difference = np.asarray(image).astype(int) - overlay(blots(*size), read_mask(mask, CODING))
-        assert np.abs(difference).mean() < 12  # JPEG
+        data = io.BytesIO()  # what JPEG loses is not the point
+        Image.fromarray(overlay(blots(*size), read_mask(mask, CODING))).save(data, 'JPEG', quality=90)
+        np.testing.assert_array_equal(np.asarray(image), np.asarray(Image.open(data)))
 
 
 def test_json_tells_files_sizes_and_shares(predict, run, tmp_path):
@@ -202,11 +204,11 @@ def test_video_keeps_its_frames_size_and_rate(predict, run, tmp_path):
     assert len(tinted) == 5
     assert fps == 12.5
     model = network()
-    for frame, actual in zip(watch(source)[0], tinted, strict=True):
-        frame = np.ascontiguousarray(frame)
-        expected = overlay(frame, segment(model, frame, CONFIG))
-        assert actual.shape == expected.shape
-        assert np.abs(actual.astype(int) - expected).mean() < 12  # MPEG-4
+    sources = [np.ascontiguousarray(frame) for frame in watch(source)[0]]
+    expected = [overlay(frame, segment(model, frame, CONFIG)) for frame in sources]
+    for number, actual in enumerate(tinted):  # MPEG-4 loses much, but not whose frame it is and that it is tinted
+        distances = [np.abs(actual.astype(int) - other).mean() for other in (*expected, *sources)]
+        assert np.argmin(distances) == number
 
 
 def test_video_of_a_phone_that_was_held_upright_stays_upright(tmp_path):
