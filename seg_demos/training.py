@@ -222,8 +222,8 @@ def _build(
         return network.to(memory_format=torch.channels_last), input_config(encoder, encoder_weights)
     except (OSError, KeyError, ValueError, RuntimeError, TypeError) as e:
         raise UserError(
-            f'{architecture} with the encoder {encoder!r} and weights {encoder_weights!r} cannot be built: '
-            f'{one_line(e)}') from e
+            f'{architecture} with the encoder {encoder!r} and weights {encoder_weights!r} cannot be built '
+            f'({one_line(e)}); without a network, --random starts other encoders than res_squeezenet.') from e
 
 
 def _parts(

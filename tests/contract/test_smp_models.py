@@ -1,5 +1,6 @@
 """What segmentation_models_pytorch's own tests demand of a model (its tests/models/), for every decoder that takes a
-convolutional encoder, with Res-SqueezeNet inside: `res_squeezenet` from smp's registry and `tu-res_squeezenet` by timm.
+convolutional encoder and for our SegNet, with Res-SqueezeNet inside: `res_squeezenet` from smp's registry and
+`tu-res_squeezenet` by timm.
 """
 import inspect
 import tempfile
@@ -11,6 +12,8 @@ import segmentation_models_pytorch as smp
 import torch
 import torch.nn as nn
 from torch.nn.modules.batchnorm import _NormBase
+
+import seg_demos.segnet_model  # noqa: F401  registers
 
 NATIVE, UNIVERSAL = 'res_squeezenet', 'tu-res_squeezenet'
 both_routes = pytest.mark.parametrize('encoder_name', [NATIVE, UNIVERSAL])
@@ -42,13 +45,14 @@ DECODERS = {
     'pan': Decoder(batch=2, size=128, output_strides=(16, 32)),
     'upernet': Decoder(batch=2, export_tolerance=1e-3),  # smp's own tolerance for it
     'segformer': Decoder(),
+    'segnet': Decoder(),  # ours
 }
 STRIDE_ARGUMENT = dict.fromkeys(('deeplabv3', 'deeplabv3plus', 'pan'), 'encoder_output_stride')
 
 
 def test_every_decoder_of_smp_is_tested() -> None:
     own = {name for name, model in smp.MODEL_ARCHITECTURES_MAPPING.items() if model.__module__.startswith(smp.__name__)}
-    assert {*DECODERS, 'dpt'} == own  # DPT takes vision transformers only
+    assert {*DECODERS, 'dpt'} == own | {'segnet'}  # DPT takes vision transformers only
 
 
 # Both routes build the same encoder (test_smp_encoder.py), so one of them with every decoder is enough for every day.
@@ -135,9 +139,10 @@ def test_any_size_gives_a_mask_of_that_size_or_says_what_size_to_pad_to(arch: st
         model(x)
 
 
-def test_only_unet_takes_any_size() -> None:
+def test_only_unet_and_segnet_take_any_size() -> None:
     """Which branch the test above takes is smp's to say; if that changes, someone should look."""
-    assert [a for a in DECODERS if not smp.MODEL_ARCHITECTURES_MAPPING[a].requires_divisible_input_shape] == ['unet']
+    assert [a for a in DECODERS if not smp.MODEL_ARCHITECTURES_MAPPING[a].requires_divisible_input_shape] == [
+        'unet', 'segnet']
 
 
 def test_save_pretrained_round_trip(arch: str, model: nn.Module) -> None:
@@ -173,6 +178,7 @@ def test_a_saved_model_opens_in_a_process_that_knows_only_this_package(
             import sys, warnings
             from pathlib import Path
             import rsq_backbone
+            import seg_demos.segnet_model
             import segmentation_models_pytorch as smp
             import torch
             warnings.simplefilter('ignore')
