@@ -111,6 +111,8 @@ def spread_text(values: Sequence[float], digits: int) -> str:
 
 def interval_text(values: Sequence[float], digits: int, sign: str = '+') -> str:
     mean, low, high = mean_interval(values)
+    if len(values) < 3:
+        return f'{mean:{sign}.{digits}f} (no interval, n = {len(values)})'
     return f'{mean:{sign}.{digits}f} [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]'
 
 

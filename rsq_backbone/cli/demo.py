@@ -8,7 +8,8 @@ import typer
 def demo(
         output: Annotated[Path, typer.Option(help='Folder for the pictures.')] = Path('rsq-demo'),
 ) -> None:
-    """Show what the backbone does with three photographs: classes, feature pyramid, segmentation. Needs no network.
+    """Show what the backbone does: classes and feature pyramids of three photographs, and a U-Net that learns within a
+    minute or so to segment drawn plates of food. Needs no network.
 
     Examples:
 
@@ -22,6 +23,8 @@ def demo(
         print_path,
         print_segmentation_sizes,
         progress,
+        progress_bars,
+        require,
         stdout,
     )
 
@@ -35,3 +38,18 @@ def demo(
     stdout.print('The maps of every pyramid level (1/2 .. 1/32 of the input) lie in')
     for result in results:
         print_path(f'  {result.pyramid}')
+
+    require('train', 'lightning', 'sklearn', 'matplotlib', 'jinja2')
+    with loading('loading Lightning'):
+        from seg_demos import unet
+        from seg_demos.recipe import SegmentationRecipe
+        from seg_demos.training import train
+    with progress_bars() as bars:
+        plates = train(
+            'unet', unet.build, 'synthetic', SegmentationRecipe(epochs=2), output=output, name='segmentation',
+            overwrite=True, progress=bars)
+    stdout.print(
+        f'\nA U-Net saw {plates.data.train_pictures} drawn plates of food twice and segments '
+        f'{plates.metrics.n} others with {100 * plates.metrics.pixel_accuracy:.0f} % of the pixels right '
+        f'(mean IoU {plates.metrics.mean_iou:.2f}, {plates.seconds["total"]:.0f} s):', highlight=False)
+    print_path(f'  {output / plates.name / "overlays.png"}')

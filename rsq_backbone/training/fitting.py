@@ -21,6 +21,7 @@ from rsq_backbone.errors import UserError, one_line
 from rsq_backbone.files import whole_file
 from rsq_backbone.machine import cpu_computes_bfloat16
 from rsq_backbone.progress import Progress
+from rsq_backbone.training.mixed_precision import keep_dilated_groups_in_float32
 
 __all__ = ['Hardware', 'Task', 'fit', 'is_child']
 
@@ -101,6 +102,8 @@ def fit(
         except (ValueError, RuntimeError, pl.utilities.exceptions.MisconfigurationException) as e:
             raise UserError(f'Lightning cannot train like this: {one_line(e)}') from e
         task.training_batches(0, trainer.world_size)  # refuses before other processes are started
+        if precision == 'bf16-mixed' and hardware.is_cpu:
+            keep_dilated_groups_in_float32(task)
         task.train()  # Lightning leaves the mode as it finds it
         resumed = last.exists()
         if resumed:
