@@ -49,8 +49,8 @@ def _main(
         build: 'Build',
         own: Dict[str, Any],
         source: Annotated[str, typer.Argument(
-            metavar='DATA', help='synthetic, oxford-pet, or a folder: with images/ and masks/ (or both under train/ '
-            'and val/), a CamVid tree or a VOC tree.')] = 'synthetic',
+            metavar='DATA', help='synthetic, synthetic-food, oxford-pet, or a folder: with images/ and masks/ (or both '
+            'under train/ and val/), a CamVid tree or a VOC tree.')] = 'synthetic',
         encoder: Annotated[str, typer.Option(help="Any of smp's encoders, tu- and a timm name included.")] =
         'res_squeezenet',
         random: Annotated[bool, typer.Option('--random', help='Start the encoder at random.')] = False,

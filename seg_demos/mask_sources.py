@@ -43,7 +43,8 @@ class MaskedCollection:
 
 
 def load_masks(source: str, progress: Progress = silent) -> MaskedCollection:
-    """`synthetic` (drawn plates), `oxford-pet` (downloaded), or a folder in one of these layouts:
+    """`synthetic` (drawn plates of nine foods), `synthetic-food` (the same, food or not), `oxford-pet` (downloaded), or
+    a folder in one of these layouts:
 
         images/ masks/                              also with pictures and masks in folders of the same names below
         train/images/ train/masks/ val/images/ ...  or images/train/ masks/train/ ...
@@ -55,12 +56,17 @@ def load_masks(source: str, progress: Progress = silent) -> MaskedCollection:
     Raises:
         UserError: if there is no such folder, or no picture with a mask in it or in a part that its author set apart.
     """
-    if source == 'synthetic':
+    if source in ('synthetic', 'synthetic-food'):
         drawn = load_synthetic(progress=progress)
+        values = range(len(CLASSES) + 1)
+        if source == 'synthetic':
+            coding = MaskCoding(('background', *CLASSES), {i: i for i in values})
+        else:
+            coding = MaskCoding(('background', 'food'), {i: min(i, 1) for i in values})
         return MaskedCollection(
-            'synthetic', tuple(MaskedImage(path, mask_path(path)) for path in drawn.train.paths), notes=(
+            source, tuple(MaskedImage(path, mask_path(path)) for path in drawn.train.paths), notes=(
                 'The pictures are drawn; a figure on them says nothing about photographs.',),
-            coding=MaskCoding(('background', *CLASSES), {i: i for i in range(len(CLASSES) + 1)}))
+            coding=coding)
     if source == 'oxford-pet':
         return _oxford_pet()
     if UNPRINTABLE.search(source):

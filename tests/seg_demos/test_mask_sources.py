@@ -294,6 +294,11 @@ def test_drawn_plates_say_what_their_values_mean(cache, monkeypatch):
         assert pair.picture.parent.name == CLASSES[label]
         mask = read_mask(pair.mask, found.coding)
         assert found.coding.classes[np.bincount(mask[mask > 0]).argmax()] == CLASSES[label]
+    food_or_not = load_masks('synthetic-food')
+    assert food_or_not.train == found.train
+    assert food_or_not.coding.classes == ('background', 'food')
+    for pair in food_or_not.train:
+        np.testing.assert_array_equal(read_mask(pair.mask, food_or_not.coding), read_mask(pair.mask, found.coding) > 0)
     # The folder itself is one that a user may name.
     again = load_masks(str(found.train[0].picture.parents[2]))
     assert sorted(pair.mask for pair in again.train) == sorted(pair.mask for pair in found.train)
