@@ -117,10 +117,7 @@ def _main(
 
 
 def _print(result: 'SegmentationResult', folder: Path) -> None:
-    from rich.markup import escape
-    from rich.table import Table
-
-    from rsq_backbone.cli._output import interval, print_data_report, print_path, stdout
+    from rsq_backbone.cli._output import interval, print_classes, print_data_report, print_path, stdout
 
     print_data_report(result.data.left_out, result.data.notes)
     metrics = result.metrics
@@ -132,14 +129,7 @@ def _print(result: 'SegmentationResult', folder: Path) -> None:
     print_path(
         f'mean IoU {metrics.mean_iou:.3f} ({interval(metrics.mean_iou_interval)}, 95 %), mean Dice '
         f'{metrics.mean_dice:.3f}, pixel accuracy {100 * metrics.pixel_accuracy:.1f} %', 'bold')
-    table = Table(box=None)
-    table.add_column('class')
-    for column in ('pixels', 'precision', 'recall', 'Dice', 'IoU'):
-        table.add_column(column, justify='right')
-    for c in metrics.classes:
-        shares = ('-' if share is None else f'{share:.3f}' for share in (c.precision, c.recall, c.f1, c.iou))
-        table.add_row(escape(c.name), f'{100 * c.support / metrics.pixels:.1f} %', *shares)
-    stdout.print(table)
+    print_classes(metrics.classes, metrics.pixels)
     stdout.print('\nlook at it:    ', end='')
     print_path(str(folder / 'report.html'))
     stdout.print('use it:        ', end='')

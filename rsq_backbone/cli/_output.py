@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from rsq_backbone.classification import Classification
     from rsq_backbone.demo import DemoResult
     from rsq_backbone.evaluation import Evaluation
-    from rsq_backbone.metrics import ClassificationMetrics, Interval
+    from rsq_backbone.metrics import ClassMetrics, Interval
     from rsq_backbone.results import TrainingResult
 
 T = TypeVar('T')
@@ -139,7 +139,7 @@ def print_training(result: 'TrainingResult', folder: Path) -> None:
     fault = nothing_learned(result.metrics)
     if fault is not None:
         print_path(f'warning: {fault}', 'yellow')
-    print_classes(result.metrics)
+    print_classes(result.metrics.classes)
     stdout.print('\nlook at it:    ', end='')
     print_path(str(folder / 'report.html'))
     stdout.print('use it:        ', end='')
@@ -156,7 +156,7 @@ def print_evaluation(evaluation: 'Evaluation') -> None:
         f'({_percent_interval(metrics.accuracy_interval)}), mIoU {metrics.mean_iou:.3f} '
         f'({interval(metrics.mean_iou_interval)}; 95 % intervals), '
         f'{evaluation.seconds:.1f} s', style='bold', highlight=False, markup=False)
-    print_classes(metrics)
+    print_classes(metrics.classes)
 
 
 def print_data_report(left_out: Sequence[str], notes: Sequence[str]) -> None:
@@ -166,14 +166,15 @@ def print_data_report(left_out: Sequence[str], notes: Sequence[str]) -> None:
         print_path(f'note: {line}')
 
 
-def print_classes(metrics: 'ClassificationMetrics') -> None:
+def print_classes(classes: Sequence['ClassMetrics'], pixels: int = 0) -> None:
+    """A row a class; of segmentation, where `pixels` count and not pictures, with their share and Dice for F1."""
     table = Table(box=None)
     table.add_column('class')
-    for column in ('pictures', 'precision', 'recall', 'F1', 'IoU'):
+    for column in ('pixels' if pixels else 'pictures', 'precision', 'recall', 'Dice' if pixels else 'F1', 'IoU'):
         table.add_column(column, justify='right')
-    for c in metrics.classes:
+    for c in classes:
         shares = ('-' if share is None else f'{share:.3f}' for share in (c.precision, c.recall, c.f1, c.iou))
-        table.add_row(escape(c.name), str(c.support), *shares)
+        table.add_row(escape(c.name), f'{100 * c.support / pixels:.1f} %' if pixels else str(c.support), *shares)
     stdout.print(table)
 
 

@@ -1,4 +1,4 @@
-"""SegNet as smp's own decoders are: any size, any encoder, scripted, exported, saved and loaded; and unpooling."""
+"""SegNet: any size, any encoder, saved and loaded; and unpooling. The rest is in contract/test_smp_models.py."""
 import pytest
 import segmentation_models_pytorch as smp
 import torch
@@ -99,30 +99,6 @@ def test_wrong_number_of_decoder_channels_is_refused():
 def test_classification_head():
     masks, labels = network(aux_params={'classes': 7})(torch.randn(2, 3, 64, 64))
     assert (masks.shape, labels.shape) == ((2, 3, 64, 64), (2, 7))
-
-
-@torch.no_grad()
-def test_scripted_and_exported_it_computes_the_same():
-    model = network()
-    x = torch.randn(2, 3, 64, 96)
-    expected = model(x)
-    torch.testing.assert_close(torch.jit.script(model)(x), expected)
-    torch.testing.assert_close(torch.export.export(model, (x,), strict=True).module()(x), expected)
-
-
-@torch.no_grad()
-def test_onnx_with_dynamic_batch_and_size(tmp_path):
-    onnxruntime = pytest.importorskip('onnxruntime')
-    model = network()
-    dims = torch.export.Dim
-    torch.onnx.export(
-        model, (torch.randn(2, 3, 64, 96),), tmp_path / 'model.onnx', dynamo=True, verbose=False,
-        dynamic_shapes=({0: dims('n', max=64), 2: dims('h', min=32, max=4096), 3: dims('w', min=32, max=4096)},))
-    session = onnxruntime.InferenceSession(tmp_path / 'model.onnx')
-    for shape in ((2, 3, 64, 96), (1, 3, 128, 64), (3, 3, 96, 160)):
-        x = torch.randn(shape)
-        actual, = session.run(None, {session.get_inputs()[0].name: x.numpy()})
-        torch.testing.assert_close(torch.from_numpy(actual), model(x), rtol=1e-3, atol=1e-4)
 
 
 @torch.no_grad()
