@@ -109,7 +109,7 @@ def test_smp_loads_it_without_asking_the_hub_for_the_start_of_its_encoder(encode
 
 
 @pytest.mark.parametrize('demo', [
-    pytest.param(demo, marks=[pytest.mark.slow] if demo in ('deeplab', 'segnet') else []) for demo in DEMOS])
+    'unet', 'pspnet', pytest.param('deeplab', marks=pytest.mark.slow), pytest.param('segnet', marks=pytest.mark.slow)])
 def test_one_onnx_file_serves_any_batch_and_size(demo, tmp_path):
     network = with_statistics(build(demo))
     trained = Trained(network, ('sky', 'bird', 'tree'), CONFIG, 32)

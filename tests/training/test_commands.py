@@ -255,7 +255,7 @@ def start(args, tmp_path):
 
 
 def test_ctrl_c_is_one_line_and_resuming_ends_as_if_nothing_had_happened(rsq, pictures, tmp_path):
-    args = ['finetune', pictures, *TINY, '--epochs', 100, '--batch-size', 4, '--output', tmp_path / 'runs']
+    args = ['finetune', pictures, *TINY, '--epochs', 60, '--batch-size', 4, '--output', tmp_path / 'runs']
     process = start([*args, '--name', 'stopped'], tmp_path)
     checkpoint = tmp_path / 'runs' / 'stopped' / 'checkpoints' / 'last.ckpt'
     deadline = time.monotonic() + 120
