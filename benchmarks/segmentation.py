@@ -31,6 +31,7 @@ from measuring import (
     interleaved_rounds,
     median_interval,
     peak_memory,
+    set_threads,
     warm_up,
 )
 from printing import in_existing_folder, markdown_table, progress_bar, run
@@ -93,7 +94,7 @@ def build(architecture: str, arm: str) -> torch.nn.Module:
 
 
 def train_one(architecture: str, arm: str, seed: int, epochs: int, threads: int, output: str, name: str) -> None:
-    torch.set_num_threads(threads)
+    set_threads(threads)
     build_network = import_module(f'seg_demos.{architecture}').build
     train(
         architecture, build_network, str(nuclei()), SegmentationRecipe(epochs=epochs), *ENCODERS[arm], seed=seed,
@@ -123,7 +124,7 @@ def run_arm(
 
 
 def infer_once(architecture: str, arm: str, threads: int) -> None:
-    torch.set_num_threads(threads)
+    set_threads(threads)
     with torch.inference_mode():
         build(architecture, arm)(picture())
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any, Dict, List, Optional, Tuple
 
 import numpy as np
-import segmentation_models_pytorch as smp
 import torch
 import typer
 from measuring import (
@@ -23,6 +22,7 @@ from printing import in_existing_folder, markdown_table, progress_bar, run
 
 import rsq_backbone  # noqa: F401  registers
 from rsq_backbone.files import write_text
+from seg_demos import unet
 from seg_demos.tiling import segment
 
 TILE, OVERLAP = 1024, 256
@@ -53,8 +53,7 @@ def segment_in_fresh_process(side: int, tile: int, classes: int, threads: int) -
     """Resident bytes before segmenting, bytes of the mask, tiles and seconds."""
     set_threads(threads)
     torch.manual_seed(0)
-    model = smp.Unet(
-        'res_squeezenet', encoder_weights=None, classes=classes, decoder_channels=(128, 64, 48, 32, 16))
+    model = unet.build('res_squeezenet', None, classes)
     model.eval().to(memory_format=torch.channels_last)
     # Repeated, so that making the picture takes no more memory than the picture.
     patch = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)

@@ -8,7 +8,7 @@ import numpy as np
 
 __all__ = [
     'ClassMetrics', 'ClassificationMetrics', 'Interval', 'SegmentationMetrics', 'classification_metrics',
-    'confusion_matrix', 'segmentation_metrics',
+    'confusion_matrix', 'mean_iou', 'segmentation_metrics',
 ]
 
 _RESAMPLES = 2000
@@ -185,6 +185,16 @@ def classification_metrics(
         classes=classes,
         confusion_matrix=tuple(map(tuple, confusion.tolist())),
     )
+
+
+def mean_iou(confusion: np.ndarray) -> float:
+    """Of the classes for which it is defined; the metrics' own, without their intervals.
+
+    Args:
+        confusion: Counts, (classes, classes): rows true, columns predicted.
+    """
+    iou = _iou(np.diagonal(confusion), confusion.sum(axis=1), confusion.sum(axis=0))
+    return _mean(map(_defined, iou))
 
 
 def segmentation_metrics(confusions: np.ndarray, class_names: Sequence[str], seed: int = 0) -> SegmentationMetrics:

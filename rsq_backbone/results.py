@@ -5,7 +5,10 @@ from typing import Any, Dict, Optional, Tuple
 from rsq_backbone.errors import UserError
 from rsq_backbone.metrics import ClassificationMetrics
 
-__all__ = ['FORMAT', 'Data', 'Epoch', 'Iteration', 'PicturePrediction', 'TrainingResult', 'nothing_learned']
+__all__ = [
+    'FORMAT', 'Data', 'Epoch', 'Iteration', 'PicturePrediction', 'TrainingResult', 'nothing_learned', 'with_history',
+    'with_tuples',
+]
 
 FORMAT = 1  # of metrics.json; raised when a key changes its meaning
 
@@ -52,8 +55,7 @@ class Data:
 
     @classmethod
     def from_json(cls, plain: Dict[str, Any]) -> 'Data':
-        fields: Dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}
-        return cls(**fields)
+        return cls(**with_tuples(plain))
 
 
 @dataclass(frozen=True)
@@ -87,17 +89,33 @@ class TrainingResult:
         Raises:
             UserError: if it is of another format.
         """
-        if plain.get('format') != FORMAT:
-            raise UserError(f'metrics.json has format {plain.get("format")!r}, this version reads {FORMAT}.')
         return cls(**{
-            **plain,
+            **with_history(plain),
             'data': Data.from_json(plain['data']),
             'metrics': ClassificationMetrics.from_json(plain['metrics']),
             'linear': ClassificationMetrics.from_json(plain['linear']),
-            'epochs': tuple(Epoch(**e) for e in plain['epochs']),
-            'iterations': tuple(Iteration(**i) for i in plain['iterations']),
-            'command': tuple(plain['command']),
         })
+
+
+def with_history(plain: Dict[str, Any]) -> Dict[str, Any]:
+    """What metrics.json of any task says, with what all of them have in common made typed.
+
+    Raises:
+        UserError: if it is of another format.
+    """
+    if plain.get('format') != FORMAT:
+        raise UserError(f'metrics.json has format {plain.get("format")!r}, this version reads {FORMAT}.')
+    return {
+        **plain,
+        'epochs': tuple(Epoch(**e) for e in plain['epochs']),
+        'iterations': tuple(Iteration(**i) for i in plain['iterations']),
+        'command': tuple(plain['command']),
+    }
+
+
+def with_tuples(plain: Dict[str, Any]) -> Dict[str, Any]:
+    """JSON has lists only."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()}
 
 
 def nothing_learned(metrics: ClassificationMetrics) -> Optional[str]:

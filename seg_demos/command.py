@@ -117,7 +117,7 @@ def _main(
 
 
 def _print(result: 'SegmentationResult', folder: Path) -> None:
-    from rsq_backbone.cli._output import interval, print_classes, print_data_report, print_path, stdout
+    from rsq_backbone.cli._output import interval, print_classes, print_data_report, print_path, print_what_next
 
     print_data_report(result.data.left_out, result.data.notes)
     metrics = result.metrics
@@ -130,9 +130,5 @@ def _print(result: 'SegmentationResult', folder: Path) -> None:
         f'mean IoU {metrics.mean_iou:.3f} ({interval(metrics.mean_iou_interval)}, 95 %), mean Dice '
         f'{metrics.mean_dice:.3f}, pixel accuracy {100 * metrics.pixel_accuracy:.1f} %', 'bold')
     print_classes(metrics.classes, metrics.pixels)
-    stdout.print('\nlook at it:    ', end='')
-    print_path(str(folder / 'report.html'))
-    stdout.print('use it:        ', end='')
-    print_path(f'python -m seg_demos.predict {folder} PICTURES --out overlays/')
-    stdout.print('in Python:     ', end='')
-    print_path(f'smp.from_pretrained("{folder}")')
+    print_what_next(
+        folder, f'python -m seg_demos.predict {folder} PICTURES --out overlays/', f'smp.from_pretrained("{folder}")')

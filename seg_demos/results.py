@@ -2,9 +2,8 @@
 from dataclasses import dataclass
 from typing import Any, Dict, Optional, Tuple
 
-from rsq_backbone.errors import UserError
 from rsq_backbone.metrics import SegmentationMetrics
-from rsq_backbone.results import FORMAT, Epoch, Iteration
+from rsq_backbone.results import Epoch, Iteration, with_history, with_tuples
 
 __all__ = ['PictureScore', 'SegmentationData', 'SegmentationResult']
 
@@ -16,7 +15,7 @@ class SegmentationData:
     classes: Tuple[str, ...]
     train_pictures: int
     validation_pictures: int
-    monitored_pictures: int  # of them, the first ones; watched after each epoch
+    monitored_pictures: int  # of them, from all over the set; watched after each epoch
     left_out: Tuple[str, ...]
     notes: Tuple[str, ...]
 
@@ -59,15 +58,9 @@ class SegmentationResult:
         Raises:
             UserError: if it is of another format.
         """
-        if plain.get('format') != FORMAT:
-            raise UserError(f'metrics.json has format {plain.get("format")!r}, this version reads {FORMAT}.')
-        data: Dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in plain['data'].items()}
         return cls(**{
-            **plain,
-            'data': SegmentationData(**data),
+            **with_history(plain),
+            'data': SegmentationData(**with_tuples(plain['data'])),
             'metrics': SegmentationMetrics.from_json(plain['metrics']),
             'pictures': tuple(PictureScore(**p) for p in plain['pictures']),
-            'epochs': tuple(Epoch(**e) for e in plain['epochs']),
-            'iterations': tuple(Iteration(**i) for i in plain['iterations']),
-            'command': tuple(plain['command']),
         })

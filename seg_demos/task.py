@@ -10,7 +10,7 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from rsq_backbone.errors import UserError
-from rsq_backbone.metrics import segmentation_metrics
+from rsq_backbone.metrics import mean_iou
 from rsq_backbone.training.pictures import EpochBatches, to_input
 from rsq_backbone.training.recorded_task import RecordedTask
 from seg_demos.crops import Crops, read_pair
@@ -93,10 +93,10 @@ class SegmentationTask(RecordedTask):
 
     def monitored(self) -> Dict[str, float]:
         confusion = self._monitor_confusion.compute().cpu().numpy()
-        metrics = segmentation_metrics(confusion[None], self.coding.classes)
         values = {
-            'monitor_loss': self._monitor_loss.compute().item(), 'monitor_accuracy': metrics.pixel_accuracy,
-            'monitor_mean_iou': metrics.mean_iou}
+            'monitor_loss': self._monitor_loss.compute().item(),
+            'monitor_accuracy': int(confusion.trace()) / int(confusion.sum()),
+            'monitor_mean_iou': mean_iou(confusion)}
         self._monitor_loss.reset()
         self._monitor_confusion.reset()
         return values

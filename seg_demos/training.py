@@ -18,7 +18,7 @@ from rsq_backbone.datasets.split import split
 from rsq_backbone.errors import UserError, one_line
 from rsq_backbone.files import whole_file, write_text
 from rsq_backbone.machine import machine, versions
-from rsq_backbone.metrics import SegmentationMetrics, confusion_matrix, segmentation_metrics
+from rsq_backbone.metrics import SegmentationMetrics, confusion_matrix, mean_iou, segmentation_metrics
 from rsq_backbone.progress import Progress, silent
 from rsq_backbone.results import FORMAT
 from rsq_backbone.training.array_cache import array_key
@@ -255,7 +255,6 @@ def _judge(
         counted = mask != IGNORED
         confusion = confusion_matrix(mask[counted], segment(network, picture, config)[counted], len(coding.classes))
         confusions.append(confusion)
-        one = segmentation_metrics(confusion[None], coding.classes)
-        scores.append(PictureScore(str(pair.picture), str(pair.mask), one.mean_iou))
+        scores.append(PictureScore(str(pair.picture), str(pair.mask), mean_iou(confusion)))
         progress('evaluating, pictures', done, len(pairs))
     return tuple(scores), segmentation_metrics(np.stack(confusions), coding.classes)

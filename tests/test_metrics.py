@@ -13,6 +13,7 @@ from rsq_backbone.metrics import (
     SegmentationMetrics,
     classification_metrics,
     confusion_matrix,
+    mean_iou,
     segmentation_metrics,
 )
 
@@ -389,3 +390,9 @@ def test_segmentation_metrics_survive_json():
     result = segmentation_metrics(picture_confusions(*segmented(5)), names(6))
     text = json.dumps(dataclasses.asdict(result), allow_nan=False)
     assert SegmentationMetrics.from_json(json.loads(text)) == result
+
+
+def test_mean_iou_alone_is_that_of_the_metrics_and_passes_over_empty_classes():
+    confusion = np.array([[6, 2, 0], [1, 3, 0], [0, 0, 0]])
+    assert mean_iou(confusion) == segmentation_metrics(confusion[None], 'abc').mean_iou
+    assert mean_iou(confusion) == pytest.approx((6 / 9 + 3 / 6) / 2)

@@ -140,12 +140,18 @@ def print_training(result: 'TrainingResult', folder: Path) -> None:
     if fault is not None:
         print_path(f'warning: {fault}', 'yellow')
     print_classes(result.metrics.classes)
+    print_what_next(
+        folder, f'rsq predict {folder} PICTURE ...', f'timm.create_model("local-dir:{folder}", pretrained=True)')
+
+
+def print_what_next(folder: Path, command: str, python: str) -> None:
+    """What to do with a finished run."""
     stdout.print('\nlook at it:    ', end='')
     print_path(str(folder / 'report.html'))
     stdout.print('use it:        ', end='')
-    print_path(f'rsq predict {folder} PICTURE ...')
+    print_path(command)
     stdout.print('in Python:     ', end='')
-    print_path(f'timm.create_model("local-dir:{folder}", pretrained=True)')
+    print_path(python)
 
 
 def print_evaluation(evaluation: 'Evaluation') -> None:
