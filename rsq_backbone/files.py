@@ -1,13 +1,14 @@
-"""Files and folders that are either whole or not there."""
+"""Files and folders that are either whole or not there, and what tells one file from another."""
 import csv
+import hashlib
 import os
 import shutil
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Iterable, Iterator, Sequence
+from typing import Any, BinaryIO, Iterable, Iterator, Sequence
 
-__all__ = ['whole_file', 'whole_folder', 'write_rows', 'write_text']
+__all__ = ['sha256_of', 'whole_file', 'whole_folder', 'write_rows', 'write_text']
 
 
 @contextmanager
@@ -59,3 +60,12 @@ def write_rows(path: Path, rows: Iterable[Sequence[Any]]) -> None:
 def write_text(path: Path, text: str) -> None:
     with whole_file(path) as temporary:
         temporary.write_text(text, encoding='utf-8')
+
+
+def sha256_of(file: BinaryIO) -> str:
+    """Of all its bytes, in hexadecimal."""
+    file.seek(0)
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()

@@ -1,5 +1,4 @@
 """From an image file that may be anything to an RGB picture."""
-import hashlib
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import BinaryIO, Iterator, List, Tuple
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from rsq_backbone.errors import UserError, one_line
+from rsq_backbone.files import sha256_of
 
 __all__ = ['CONVERSIONS', 'ImageError', 'ImageFacts', 'inspect_image', 'list_images', 'opened_image', 'read_image']
 
@@ -84,7 +84,7 @@ def inspect_image(path: Path) -> ImageFacts:
             size=picture.size,
             conversions=tuple(kind for kind in CONVERSIONS if needs[kind]),
             single_coloured=all(low == high for low, high in picture.getextrema()),  # type: ignore[misc]
-            sha256=_sha256(file),
+            sha256=sha256_of(file),
         )
 
 
@@ -117,14 +117,6 @@ def opened_image(path: Path) -> Iterator[Tuple[BinaryIO, Image.Image]]:
         raise _too_large(path) from None
     except Exception as e:  # on damaged files decoders raise anything: OSError, SyntaxError, struct.error, ...
         raise ImageError(f'{path}: damaged image ({one_line(e)}); copy or download it again.') from None
-
-
-def _sha256(file: BinaryIO) -> str:
-    file.seek(0)
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
 
 
 def _too_large(path: Path) -> ImageError:

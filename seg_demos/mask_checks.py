@@ -33,7 +33,7 @@ class CheckedMasks:
     coding: MaskCoding
     left_out: Tuple[str, ...]  # one line a file: which, why, and how to mend it; collection.left_out included
     notes: Tuple[str, ...]  # one line for each thing that was handled or looks suspicious; collection.notes are others
-    content: Dict[Path, str]  # SHA-256 of each picture's file
+    content: Dict[Path, str]  # SHA-256 of each picture's and each mask's file
     sizes: Dict[Path, Tuple[int, int]]  # width and height of each picture in pixels
 
 
@@ -100,7 +100,8 @@ def check_masks(
         replace(collection, train=tuple(kept['training']),
                 val=None if collection.val is None else tuple(kept['validation'])),
         coding, (*collection.left_out, *problems.values()), tuple(notes),
-        {pair.picture: found.picture.sha256 for pair, found in facts.items()},
+        {path: sha256 for pair, found in facts.items()
+         for path, sha256 in ((pair.picture, found.picture.sha256), (pair.mask, found.mask.sha256))},
         {pair.picture: found.picture.size for pair, found in facts.items()})
 
 

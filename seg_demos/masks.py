@@ -9,6 +9,7 @@ from PIL import Image, ImageOps
 
 from rsq_backbone.datasets.folders import UNPRINTABLE
 from rsq_backbone.errors import UserError
+from rsq_backbone.files import sha256_of
 from rsq_backbone.images import ImageError, opened_image
 
 __all__ = [
@@ -53,6 +54,7 @@ class MaskContent:
     size: Tuple[int, int]  # width and height in pixels
     counts: Mapping[int, int]  # pixels by value or, of a painted mask, by 65536 R + 256 G + B
     palette: Mapping[int, Colour]  # the colours of these values, if the file has a palette
+    sha256: str  # of the file's bytes, hexadecimal
 
 
 def read_mask(path: Path, coding: MaskCoding) -> np.ndarray:
@@ -106,7 +108,9 @@ def inspect_mask(path: Path, painted: bool) -> MaskContent:
             what = 'colours' if painted else 'values'
             raise ImageError(f'{path}: more than {_MOST_VALUES} {what}, as a photograph or smoothed edges have; save '
                              'the mask anew with one for each class.')
-    return MaskContent((width, height), dict(counts), {} if painted else _palette(path, counts))
+    with opened_image(path) as (file, image):
+        palette = {} if painted else _palette(image, counts)
+        return MaskContent((width, height), dict(counts), palette, sha256_of(file))
 
 
 def refuse_unknown(path: Path, values: Sequence[int], coding: MaskCoding) -> None:
@@ -176,9 +180,8 @@ def _with_bands(image: Image.Image, painted: bool) -> Image.Image:
     return image.convert('RGB')
 
 
-def _palette(path: Path, values: Iterable[int]) -> Dict[int, Colour]:
-    with opened_image(path) as (_, image):
-        colours = image.getpalette('RGB') if image.mode == 'P' else None
+def _palette(image: Image.Image, values: Iterable[int]) -> Dict[int, Colour]:
+    colours = image.getpalette('RGB') if image.mode == 'P' else None
     if colours is None:
         return {}
     return {value: (colours[3 * value], colours[3 * value + 1], colours[3 * value + 2])

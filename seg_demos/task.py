@@ -17,6 +17,7 @@ from seg_demos.crops import Crops, read_pair
 from seg_demos.mask_sources import MaskedImage
 from seg_demos.masks import IGNORED, MaskCoding
 from seg_demos.recipe import SegmentationRecipe
+from seg_demos.tiling import extend_to_stride
 
 __all__ = ['SegmentationTask']
 
@@ -86,8 +87,7 @@ class SegmentationTask(RecordedTask):
     def validation_step(self, batch: Any, batch_index: int) -> None:
         x, target = batch
         height, width = target.shape[1:]
-        pad = (0, 0, 0, -width % 32, 0, -height % 32)
-        logits = self(F.pad(x, pad)).float()[..., :height, :width]
+        logits = self.network(extend_to_stride(to_input(x, self.config))).float()[..., :height, :width]
         self._monitor_confusion.update(logits.argmax(1), target)
         self._monitor_loss.update(self._loss(logits, target))
 

@@ -15,7 +15,7 @@ from rsq_backbone.errors import UserError
 from rsq_backbone.progress import Progress, silent
 from rsq_backbone.training.pictures import to_input
 
-__all__ = ['check_tiles', 'segment']
+__all__ = ['check_tiles', 'extend_to_stride', 'segment']
 
 
 @torch.inference_mode()
@@ -121,6 +121,14 @@ def _fades(starts: List[int], length: int, overlap: int) -> List[torch.Tensor]:
 
 
 def _input(picture: np.ndarray, top: int, left: int, tall: int, wide: int, config: Dict[str, Any]) -> torch.Tensor:
-    """One tile, normalised; beyond the picture's border its edge is repeated."""
-    x = to_input(torch.from_numpy(picture[top:top + tall, left:left + wide].copy())[None], config)
-    return F.pad(x, (0, wide - x.shape[3], 0, tall - x.shape[2]), mode='replicate')
+    """One tile, normalised."""
+    return _extend(to_input(torch.from_numpy(picture[top:top + tall, left:left + wide].copy())[None], config), tall, wide)
+
+
+def extend_to_stride(x: torch.Tensor, stride: int = 32) -> torch.Tensor:
+    """Pictures (N, C, H, W) made as large as an encoder of this stride needs them: their edges are repeated."""
+    return _extend(x, _up(x.shape[2], stride), _up(x.shape[3], stride))
+
+
+def _extend(x: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    return F.pad(x, (0, width - x.shape[3], 0, height - x.shape[2]), mode='replicate')

@@ -124,7 +124,9 @@ def train(
         torch.manual_seed(seed)
         network, config = _build(build, architecture, encoder, encoder_weights, len(coding.classes), options or {})
         if not is_child():
-            folder.begin({**settings, 'pictures': array_key(sorted(checked.content.values()))}, resume)
+            content = sorted((checked.content[pair.picture], checked.content[pair.mask])
+                             for pair in {*training, *validation})
+            folder.begin({**settings, 'pictures': array_key(content)}, resume)
         cut_from = crops_of_epoch(
             [checked.sizes[pair.picture] for pair in training], recipe.crop, recipe.batch_size)
         crops = Crops(training, coding, recipe.crop, recipe.augmentation, seed, cut_from)

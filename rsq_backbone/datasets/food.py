@@ -1,6 +1,5 @@
 """The paper's data: MathWorks' Example Food Image Dataset, 978 photographs in nine classes."""
 import dataclasses
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from rsq_backbone.datasets.archive import extracted
 from rsq_backbone.datasets.download import download
 from rsq_backbone.datasets.labelled_images import Collection, LabelledImages
 from rsq_backbone.errors import UserError, one_line
-from rsq_backbone.files import write_text
+from rsq_backbone.files import sha256_of, write_text
 from rsq_backbone.images import list_images
 from rsq_backbone.progress import Progress, silent
 
@@ -83,7 +82,8 @@ def _fetch(url: str, archive: Path, pictures: Path, record_path: Path, progress:
     before = _read(record_path)
     with extracted(archive, pictures, 'extracting food pictures', _MAX_ENTRIES, _MAX_BYTES, progress) as folder:
         _, found = _find(folder)
-        sha256 = _sha256(archive)
+        with archive.open('rb') as file:
+            sha256 = sha256_of(file)
         previous = None
         if before is not None:
             previous = before.sha256 if before.sha256 != sha256 else before.previous_sha256
@@ -142,14 +142,6 @@ def _notes(record: _Record, found: _Names) -> Tuple[str, ...]:
 def _some(names: List[str]) -> str:
     more = f' and {len(names) - 3} more' if len(names) > 3 else ''
     return ', '.join(map(repr, names[:3])) + more
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open('rb') as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _read(path: Path) -> Optional[_Record]:

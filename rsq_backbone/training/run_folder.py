@@ -105,7 +105,7 @@ class RunFolder:
             UserError: if the folder cannot be written, or a run is resumed on other pictures.
         """
         if resume and self._settings.exists() and self._settings_before() != settings:
-            raise UserError(f'the pictures have changed since {self.path} was begun; begin again with --overwrite.')
+            raise UserError(f'the training data have changed since {self.path} was begun; begin again with --overwrite.')
         try:
             with one_line_faults(self.path):
                 if not resume and self._settings.exists():

@@ -80,7 +80,8 @@ def test_sound_pictures_pass_without_a_word(folder):
     assert checked.coding.classes == ('class 0', 'class 1', 'class 2')
     assert decoded(checked, 'a')[:4] == ['class 0', 'class 1', 'class 2', 'class 0']
     assert checked.content == {
-        pair.picture: hashlib.sha256(pair.picture.read_bytes()).hexdigest() for pair in checked.collection.train}
+        path: hashlib.sha256(path.read_bytes()).hexdigest()
+        for pair in checked.collection.train for path in (pair.picture, pair.mask)}
 
 
 def test_two_values_without_names_are_background_and_foreground(folder):

@@ -164,6 +164,28 @@ def test_it_is_not_resumed_with_other_settings(changes, says, source, tmp_path):
         quick(source, tmp_path, resume=True, **changes)
 
 
+def test_it_is_not_resumed_with_a_mask_that_was_painted_over(source, tmp_path):
+    def stop(what, done, total):
+        if (what, done) == ('training, batches', 3):
+            raise Stop
+
+    with pytest.raises(Stop):
+        quick(source, tmp_path, progress=stop)
+    Image.fromarray(np.asarray(Image.open(source / 'masks' / '03.png'))[::-1].copy()).save(
+        source / 'masks' / '03.png')
+    with pytest.raises(UserError, match='training data have changed'):
+        quick(source, tmp_path, resume=True)
+    quick(source, tmp_path, overwrite=True)
+
+
+def test_the_pictures_watched_are_seen_as_those_judged(source, tmp_path, monkeypatch):
+    """72 x 90 pixels, so that there is a border to be filled; with the batch norms that training ended with."""
+    monkeypatch.setattr(training, 'settle_statistics', lambda network, batches: network.eval())
+    result = quick(source, tmp_path)
+    assert result.epochs[-1].monitor_mean_iou == pytest.approx(result.metrics.mean_iou, abs=1e-4)
+    assert result.epochs[-1].monitor_accuracy == pytest.approx(result.metrics.pixel_accuracy, abs=1e-4)
+
+
 def test_what_is_unsound_is_named_and_the_rest_is_trained_on(source, tmp_path):
     (source / 'images' / '00.png').write_bytes(b'no picture')
     (source / 'masks' / '01.png').unlink()
