@@ -89,7 +89,7 @@ def _main(
 ) -> None:
     from rsq_backbone.cli._output import loading, print_json, progress_bars, require, resumable
 
-    require('train', 'lightning', 'sklearn', 'matplotlib', 'jinja2')
+    require('train')
     with loading('loading PyTorch'):
         from rsq_backbone.training.fitting import Hardware
         from seg_demos.masks import read_class_names, read_colour_map

@@ -28,7 +28,7 @@ def export(
     """
     from rsq_backbone.cli._output import loading, print_path, require
 
-    require('onnx', 'onnx', 'onnxscript', 'onnxruntime')
+    require('onnx')
     with loading('exporting'):
         from seg_demos.onnx_export import export_onnx
         from seg_demos.trained import load

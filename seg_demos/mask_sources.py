@@ -73,7 +73,8 @@ def load_masks(source: str, progress: Progress = silent) -> MaskedCollection:
         raise UserError(f'{_shown(source)}: a path with such characters cannot be used; rename it.')
     root = Path(source)
     if not os.path.isdir(root):
-        raise UserError(f'{root}: no such folder; name a folder of pictures with masks, synthetic or oxford-pet.')
+        raise UserError(
+            f'{root}: no such folder; name a folder of pictures with masks, synthetic, synthetic-food or oxford-pet.')
     try:
         return _Folder(root).collection()
     except OSError as e:

@@ -122,7 +122,8 @@ def _fades(starts: List[int], length: int, overlap: int) -> List[torch.Tensor]:
 
 def _input(picture: np.ndarray, top: int, left: int, tall: int, wide: int, config: Dict[str, Any]) -> torch.Tensor:
     """One tile, normalised."""
-    return _extend(to_input(torch.from_numpy(picture[top:top + tall, left:left + wide].copy())[None], config), tall, wide)
+    part = torch.from_numpy(picture[top:top + tall, left:left + wide].copy())
+    return _extend(to_input(part[None], config), tall, wide)
 
 
 def extend_to_stride(x: torch.Tensor, stride: int = 32) -> torch.Tensor:

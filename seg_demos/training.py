@@ -24,10 +24,10 @@ from rsq_backbone.results import FORMAT
 from rsq_backbone.training.array_cache import array_key
 from rsq_backbone.training.clock import Clock
 from rsq_backbone.training.faults import one_line_faults
-from rsq_backbone.training.fitting import Hardware, fit, is_child
+from rsq_backbone.training.fitting import Hardware, fit
 from rsq_backbone.training.memory import keep_freed_memory
 from rsq_backbone.training.pictures import to_input
-from rsq_backbone.training.run_folder import RunFolder
+from rsq_backbone.training.run_folder import RunFolder, run_name
 from seg_demos.batch_norm import settle_statistics
 from seg_demos.crops import Crops, crops_of_epoch, read_pair
 from seg_demos.mask_checks import CheckedMasks, check_masks
@@ -102,7 +102,8 @@ def train(
     recipe = dataclasses.replace(
         recipe, precision=hardware.precision(recipe.precision),
         encoder_factor=1.0 if encoder_weights is None else recipe.encoder_factor)
-    label = name or default_name(source, architecture, encoder, seed)
+    label = name or run_name(
+        source, architecture, *([] if encoder == 'res_squeezenet' else [encoder]), seed=seed)
     folder = RunFolder(Path(output) / label)
     settings = {
         'source': source, 'recipe': dataclasses.asdict(recipe), 'model': f'{architecture} {encoder}',
@@ -110,11 +111,9 @@ def train(
         'colours': colours and [[*colour, index] for colour, index in colours.items()], 'ignore_index': ignore_index,
         'train_share': train_share, 'seed': seed}
     with one_line_faults(folder.path):
-        if not is_child():
-            folder.check(settings, resume, overwrite)
-            finished = folder.result(SegmentationResult.from_json) if resume else None
-            if finished is not None:
-                return finished
+        finished = folder.claim(settings, resume, overwrite, SegmentationResult.from_json)
+        if finished is not None:
+            return finished
         clock = Clock()
         keep_freed_memory()
         checked = check_masks(load_masks(source, progress), classes, colours, ignore_index, progress)
@@ -123,10 +122,9 @@ def train(
         clock.lap('checking pictures')
         torch.manual_seed(seed)
         network, config = _build(build, architecture, encoder, encoder_weights, len(coding.classes), options or {})
-        if not is_child():
-            content = sorted((checked.content[pair.picture], checked.content[pair.mask])
-                             for pair in {*training, *validation})
-            folder.begin({**settings, 'pictures': array_key(content)}, resume)
+        content = sorted((checked.content[pair.picture], checked.content[pair.mask])
+                         for pair in {*training, *validation})
+        folder.begin({**settings, 'pictures': array_key(content)}, resume)
         cut_from = crops_of_epoch(
             [checked.sizes[pair.picture] for pair in training], recipe.crop, recipe.batch_size)
         crops = Crops(training, coding, recipe.crop, recipe.augmentation, seed, cut_from)
@@ -181,15 +179,6 @@ def _batches_of_crops(crops: Crops, recipe: SegmentationRecipe) -> Iterator[torc
 def _evenly(items: Sequence[T], most: int) -> Sequence[T]:
     """At most so many, from all over the sequence: files are often sorted by what they show."""
     return [items[i * len(items) // most] for i in range(most)] if len(items) > most else items
-
-
-def default_name(source: str, architecture: str, encoder: str, seed: int) -> str:
-    parts = [Path(source).resolve().name if Path(source).exists() else source, architecture]
-    if encoder != 'res_squeezenet':
-        parts.append(encoder.replace('/', '-').replace(':', '-'))
-    if seed:
-        parts.append(f'seed{seed}')
-    return '-'.join(parts)
 
 
 def input_config(encoder: str, encoder_weights: Optional[str]) -> Dict[str, Any]:

@@ -36,6 +36,12 @@ if TYPE_CHECKING:
 
 T = TypeVar('T')
 
+# By which a command knows whether an extra is installed, as pyproject.toml lists them.
+_MODULES = {
+    'train': ('lightning', 'sklearn', 'matplotlib', 'jinja2'),
+    'onnx': ('onnx', 'onnxscript', 'onnxruntime'),
+}
+
 stdout = Console()
 stderr = Console(stderr=True)
 
@@ -84,9 +90,9 @@ def resumable(label: str) -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def require(extra: str, *modules: str) -> None:
+def require(extra: str) -> None:
     """Raise a UserError that names the extra to install, if one of its modules is missing."""
-    if any(find_spec(module) is None for module in modules):
+    if any(find_spec(module) is None for module in _MODULES[extra]):
         raise UserError(f'this needs more packages: pip install "rsq-backbone[{extra}]"')
 
 

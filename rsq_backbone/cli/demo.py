@@ -39,7 +39,7 @@ def demo(
     for result in results:
         print_path(f'  {result.pyramid}')
 
-    require('train', 'lightning', 'sklearn', 'matplotlib', 'jinja2')
+    require('train')
     with loading('loading Lightning'):
         from seg_demos import unet
         from seg_demos.recipe import SegmentationRecipe

@@ -67,7 +67,7 @@ def finetune(
         resumable,
     )
 
-    require('train', 'lightning', 'sklearn', 'matplotlib')
+    require('train')
     with loading('loading PyTorch'):
         import dataclasses
 

@@ -27,14 +27,14 @@ from rsq_backbone.training.array_cache import NotKept, array_key
 from rsq_backbone.training.augmentation import Augmentation
 from rsq_backbone.training.clock import Clock
 from rsq_backbone.training.faults import one_line_faults
-from rsq_backbone.training.fitting import Hardware, fit, is_child
+from rsq_backbone.training.fitting import Hardware, fit
 from rsq_backbone.training.frozen_features import cut_at_frozen
 from rsq_backbone.training.layers import freeze_stages, keep_statistics
 from rsq_backbone.training.linear import LinearClassifier, LinearStart, fit_linear, pooled_features, pooled_input
 from rsq_backbone.training.memory import keep_freed_memory
 from rsq_backbone.training.pictures import INFERENCE_BATCH, Features, Inputs, Pictures, Samples
 from rsq_backbone.training.recipes import RECIPES, Recipe
-from rsq_backbone.training.run_folder import RunFolder
+from rsq_backbone.training.run_folder import RunFolder, run_name
 from rsq_backbone.training.task import ClassificationTask
 
 __all__ = ['choose_recipe', 'finetune', 'show_augmentations']
@@ -86,17 +86,16 @@ def finetune(
         raise UserError(f'input size should be 32 .. 1024 pixels, got {input_size}.')
     chosen = recipe if isinstance(recipe, Recipe) else choose_recipe(recipe)
     chosen = dataclasses.replace(chosen, precision=hardware.precision(chosen.precision))
-    label = name or _default_name(source, chosen, model, seed)
+    label = name or run_name(
+        source, *([] if model == 'res_squeezenet' else [model]), chosen.name, seed=seed)
     folder = RunFolder(Path(output) / label)
     settings = {
         'source': source, 'recipe': dataclasses.asdict(chosen), 'model': model, 'pretrained': pretrained,
         'input_size': input_size, 'train_share': train_share, 'seed': seed}
     with one_line_faults(folder.path):
-        if not is_child():
-            folder.check(settings, resume, overwrite)
-            finished = folder.result(TrainingResult.from_json) if resume else None
-            if finished is not None:
-                return finished
+        finished = folder.claim(settings, resume, overwrite, TrainingResult.from_json)
+        if finished is not None:
+            return finished
         clock = Clock()
         keep_freed_memory()
 
@@ -121,9 +120,7 @@ def finetune(
         start = LinearStart(network, linear) if chosen.linear_start else None
         clock.lap('linear floor')
 
-        if not is_child():
-            pictures_of_run = array_key(sorted(parts.content.values()))
-            folder.begin({**settings, 'pictures': pictures_of_run}, resume)
+        folder.begin({**settings, 'pictures': array_key(sorted(parts.content.values()))}, resume)
         task = None
         if chosen.epochs:
             task = _task(network, frozen, pictures, parts, chosen, seed, config)
@@ -200,17 +197,6 @@ def show_augmentations(
         titles += [shown.classes[shown.labels[i]], *(f'epoch {epoch + 1}' for epoch in range(views - 1))]
     draw_pictures(tiles, titles, Path(path), views)
     return Path(path)
-
-
-def _default_name(source: str, recipe: Recipe, model: str, seed: int) -> str:
-    path = Path(source).resolve()
-    stem = path.stem if path.suffix.lower() == '.csv' else path.name
-    parts = [source if source in ('food', 'synthetic') else stem, recipe.name]
-    if model != 'res_squeezenet':
-        parts.insert(1, model.replace('/', '-').replace(':', '-'))
-    if seed:
-        parts.append(f'seed{seed}')
-    return '-'.join(parts)
 
 
 @dataclass(frozen=True)

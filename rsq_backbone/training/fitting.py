@@ -1,7 +1,6 @@
 """Running a task on Lightning, so that it can be stopped at any moment and resumed."""
 import io
 import logging
-import os
 import signal
 import sys
 import threading
@@ -23,7 +22,7 @@ from rsq_backbone.machine import cpu_computes_bfloat16
 from rsq_backbone.progress import Progress
 from rsq_backbone.training.mixed_precision import keep_dilated_groups_in_float32
 
-__all__ = ['Hardware', 'Task', 'fit', 'is_child']
+__all__ = ['Hardware', 'Task', 'fit']
 
 
 @dataclass(frozen=True)
@@ -45,11 +44,6 @@ class Hardware:
         if wanted != 'auto':
             return wanted
         return 'bf16-mixed' if self.is_cpu and cpu_computes_bfloat16() else '32-true'
-
-
-def is_child() -> bool:
-    """Whether Lightning started this process to train beside the one that the user started."""
-    return os.environ.get('LOCAL_RANK', '0') != '0' or os.environ.get('NODE_RANK', '0') != '0'
 
 
 class Task(pl.LightningModule, ABC):

@@ -2,6 +2,7 @@
 import csv
 import dataclasses
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any, Callable, Dict, FrozenSet, Optional, Sequence, TypeVar
@@ -15,7 +16,7 @@ from rsq_backbone.files import whole_file, write_rows, write_text
 from rsq_backbone.results import PicturePrediction
 from rsq_backbone.training.faults import one_line_faults
 
-__all__ = ['RunFolder']
+__all__ = ['RunFolder', 'run_name']
 
 T = TypeVar('T')
 
@@ -24,7 +25,7 @@ class RunFolder:
     """Files of a run. What has its final name is whole; `metrics.json` is written last and marks a finished run.
 
     Args:
-        path: The folder; `check` looks at it, `begin` makes it.
+        path: The folder; `claim` looks at it, `begin` makes it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -51,9 +52,27 @@ class RunFolder:
                 raise UserError(f'{self.path} is not a finished run ({file.name} is missing); rsq finetune makes one.')
         return f'local-dir:{self.path}'
 
-    def result(self, read: Callable[[Dict[str, Any]], T]) -> Optional[T]:
-        """What a finished run found, as `read` understands metrics.json; None while there is none."""
-        if not self.metrics.exists():
+    def claim(
+            self, settings: Dict[str, Any], resume: bool, overwrite: bool, read: Callable[[Dict[str, Any]], T],
+    ) -> Optional[T]:
+        """See whether a run may have this folder, touching nothing.
+
+        Args:
+            settings: What determines the run so far as it is known yet, JSON-able.
+            resume: Go on where a run of the same settings stopped; a new run if there is none.
+            overwrite: Replace the run that is there.
+            read: Understands metrics.json.
+
+        Returns:
+            What the run found, if it is to be resumed and had finished.
+
+        Raises:
+            UserError: if the folder is taken, or holds no run or one of other settings.
+        """
+        if _is_child():
+            return None
+        self._refuse_taken(settings, resume, overwrite)
+        if not resume or not self.metrics.exists():
             return None
         try:
             return read(json.loads(self.metrics.read_text(encoding='utf-8')))
@@ -62,17 +81,7 @@ class RunFolder:
                 raise
             raise UserError(f'{self.metrics} is damaged; run again with --overwrite.') from e
 
-    def check(self, settings: Dict[str, Any], resume: bool, overwrite: bool) -> None:
-        """See whether a run may have this folder, touching nothing.
-
-        Args:
-            settings: What determines the run so far as it is known yet, JSON-able.
-            resume: Go on where a run of the same settings stopped; a new run if there is none.
-            overwrite: Replace the run that is there.
-
-        Raises:
-            UserError: if the folder is taken, or holds no run or one of other settings.
-        """
+    def _refuse_taken(self, settings: Dict[str, Any], resume: bool, overwrite: bool) -> None:
         try:
             if '\0' in str(self.path):
                 raise ValueError('embedded null character')
@@ -99,13 +108,16 @@ class RunFolder:
                 'choose another --name.')
 
     def begin(self, settings: Dict[str, Any], resume: bool) -> None:
-        """Make the folder, after `check` and when all that could keep the run from starting has been tried.
+        """Make the folder, after `claim` and when all that could keep the run from starting has been tried.
 
         Raises:
             UserError: if the folder cannot be written, or a run is resumed on other pictures.
         """
+        if _is_child():
+            return
         if resume and self._settings.exists() and self._settings_before() != settings:
-            raise UserError(f'the training data have changed since {self.path} was begun; begin again with --overwrite.')
+            raise UserError(
+                f'the training data have changed since {self.path} was begun; begin again with --overwrite.')
         try:
             with one_line_faults(self.path):
                 if not resume and self._settings.exists():
@@ -160,3 +172,16 @@ class RunFolder:
         shutil.rmtree(self.checkpoints, ignore_errors=True)
         for leftover in self.path.glob('.*-*'):  # of a process that was killed while it wrote
             leftover.unlink(missing_ok=True)
+
+
+def run_name(source: str, *parts: str, seed: int) -> str:
+    """A folder's name that tells the data, what sets the run apart, and the seed unless that is 0."""
+    path = Path(os.path.abspath(source))  # of `.` too
+    data = path.stem if path.suffix.lower() == '.csv' else path.name
+    seeded = [f'seed{seed}'] if seed else []
+    return '-'.join([data, *(part.replace('/', '-').replace(':', '-') for part in parts), *seeded])
+
+
+def _is_child() -> bool:
+    """Whether Lightning started this process to train beside the one that the user started, which sees to files."""
+    return os.environ.get('LOCAL_RANK', '0') != '0' or os.environ.get('NODE_RANK', '0') != '0'
