@@ -14,6 +14,13 @@ Bowl, with masks of two classes. Encoders:
 Each run is a process of its own, so that its peak memory is its own. The arms of a seed follow each other in an order
 that rotates with the seed. At inference the networks of a decoder take turns (measuring.interleaved_rounds) on one
 picture of 256 x 256 pixels. A benchmark that was stopped goes on where it was when the same command is given again.
+
+Trainings use a core better alone than in pairs. With two cores, half of them on each, then the table of all:
+
+    export OMP_NUM_THREADS=1
+    taskset -c 0 python benchmarks/segmentation.py --output segmentation/ --architectures unet,pspnet &
+    taskset -c 1 python benchmarks/segmentation.py --output segmentation/ --architectures deeplab,segnet
+    wait; OMP_NUM_THREADS=2 python benchmarks/segmentation.py --output segmentation/
 """
 import dataclasses
 import json
@@ -68,6 +75,7 @@ class Outcome:
     crops_per_second: float
     parameters: int
     peak_bytes: int
+    threads: int
     foreign_cores: Optional[float]
 
 
@@ -117,7 +125,8 @@ def run_arm(
     outcome = Outcome(
         architecture, arm, seed, metrics['metrics']['mean_iou'],
         tuple(epoch['monitor_mean_iou'] for epoch in metrics['epochs']), metrics['seconds']['total'], epoch_seconds,
-        len(metrics['iterations']) * recipe['batch_size'] / epoch_seconds, metrics['parameters'], peak, foreign)
+        len(metrics['iterations']) * recipe['batch_size'] / epoch_seconds, metrics['parameters'], peak,
+        torch.get_num_threads(), foreign)
     write_text(note, json.dumps(dataclasses.asdict(outcome)) + '\n')
     (output / name / 'model.safetensors').unlink()  # 40 MB each
     return outcome
@@ -211,8 +220,9 @@ def _report(
                 interval_text([x.seconds / y.seconds for x, y in pairs], 2, sign=''),
                 str(median_interval([x / y for x, y in zip(inference[a].seconds, inference[b].seconds, strict=True)]))
                 if a in inference and b in inference and inference[a] is not inference[b] else '-'])
-    head = (f'**{architecture}**: {epochs} epochs, {len(by_arm[arms[0]])} seeds, {torch.get_num_threads()} threads; '
-            f'inference of one {SIDE} x {SIDE} picture, {ROUNDS} rounds; {HEAD}')
+    threads = ' or '.join(sorted({str(o.threads) for of in by_arm.values() for o in of}))
+    head = (f'**{architecture}**: {epochs} epochs, {len(by_arm[arms[0]])} seeds, {threads} threads; inference of one '
+            f'{SIDE} x {SIDE} picture, {ROUNDS} rounds, {torch.get_num_threads()} threads; {HEAD}')
     return '\n\n'.join(filter(None, [
         head, markdown_table(rows), TAIL, markdown_table(differences),
         load_text([o for of in by_arm.values() for o in of])]))

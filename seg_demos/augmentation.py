@@ -12,7 +12,13 @@ def _light() -> Any:
     # Brightness by the picture's own mean: a share of white, as is usual, would drown microscopy and night pictures,
     # whose mask then asks for what is not to be seen any more. For the same reason no gamma.
     A = albumentations()
-    return [A.HorizontalFlip(p=0.5), A.RandomBrightnessContrast(0.2, 0.3, brightness_by_max=False, p=0.8)]
+    return [
+        A.HorizontalFlip(p=0.5),
+        A.RandomBrightnessContrast(0.2, 0.3, brightness_by_max=False, p=0.8),
+        # Up to three grey levels, a noisier camera's: zoomed crops are smoother than any picture as it was taken, and
+        # a network that saw nothing else takes the grain of a dim picture for objects.
+        A.GaussNoise((0, 0.012), per_channel=False, p=0.5),
+    ]
 
 
 def _strong() -> Any:

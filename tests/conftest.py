@@ -20,6 +20,11 @@ for _name in ('HF_HUB_CACHE', 'HUGGINGFACE_HUB_CACHE', 'HF_ASSETS_CACHE', 'HF_XE
     os.environ.pop(_name, None)
 os.environ.update(HF_HOME=_HF_HOME, HF_HUB_OFFLINE='1', HF_HUB_DISABLE_TELEMETRY='1')
 
+# Before torch is imported, which reads it once: workers with a thread for each core would wait for each other.
+if 'PYTEST_XDIST_WORKER_COUNT' in os.environ:
+    _cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    os.environ.setdefault('OMP_NUM_THREADS', str(max(1, _cores // int(os.environ['PYTEST_XDIST_WORKER_COUNT']))))
+
 import rsq_backbone  # noqa: E402, F401
 
 
