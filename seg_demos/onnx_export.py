@@ -1,7 +1,6 @@
 """From a trained segmentation network to one ONNX file for any batch and any size divisible by the encoder's stride."""
 import copy
 import json
-import warnings
 from pathlib import Path
 from typing import Any, Tuple
 
@@ -12,13 +11,12 @@ import torch.nn.functional as F
 from segmentation_models_pytorch.decoders.pspnet.decoder import PSPBlock
 from torch.export import Dim
 
-from rsq_backbone.errors import UserError, one_line
+from rsq_backbone.errors import UserError
 from rsq_backbone.files import whole_file
+from rsq_backbone.runtimes.export import write_onnx
 from seg_demos.trained import Trained
 
 __all__ = ['export_onnx']
-
-_OPSET = 18
 
 
 def export_onnx(trained: Trained, file: Path) -> float:
@@ -40,15 +38,9 @@ def export_onnx(trained: Trained, file: Path) -> float:
     height, width = 4 * stride, 6 * stride
     dynamic = {0: Dim('batch'), 2: stride * Dim('h', min=2), 3: stride * Dim('w', min=2)}
     with whole_file(file) as temporary:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter('ignore')  # the exporter's remarks on its own internals
-                torch.onnx.export(
-                    network, (torch.rand(2, 3, height, width),), str(temporary), dynamo=True, opset_version=_OPSET,
-                    verbose=False, input_names=['image'], output_names=['logits'], dynamic_shapes=(dynamic,),
-                    external_data=False)
-        except (RuntimeError, torch.onnx.errors.OnnxExporterError) as e:
-            raise UserError(f'torch.onnx cannot export this {type(network).__name__} ({one_line(e)}).') from e
+        write_onnx(
+            network, [torch.rand(2, 3, height, width)], temporary, input_names=['image'], output_names=['logits'],
+            dynamic_shapes=(dynamic,))
         model = onnx.load(str(temporary))
         facts = {'classes': trained.classes, 'mean': trained.config['mean'], 'std': trained.config['std'],
                  'stride': stride}
@@ -67,14 +59,15 @@ def export_onnx(trained: Trained, file: Path) -> float:
 
 @torch.inference_mode()
 def _difference(network: nn.Module, file: Path, shape: Tuple[int, ...]) -> float:
-    import onnxruntime
+    from rsq_backbone.runtimes.onnx_runtime import OnnxRuntime
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(file), options, providers=['CPUExecutionProvider'])
+    runtime = OnnxRuntime(torch.get_num_threads())
+    runtime.load(file)
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    runtime.bind([x.numpy()])
+    runtime.run()
+    [actual] = runtime.outputs()
     expected = network(x).numpy()
-    actual, = session.run(None, {'image': x.numpy()})
     if actual.shape != expected.shape:
         return float('inf')
     return float(np.abs(actual - expected).max() / max(np.abs(expected).max(), 1e-6))

@@ -1,9 +1,6 @@
 """A trained segmentation network, from its run folder."""
 import json
-import warnings
-from contextlib import redirect_stdout
 from dataclasses import dataclass
-from io import StringIO
 from math import lcm
 from pathlib import Path
 from typing import Any, Dict, Tuple
@@ -15,6 +12,7 @@ import torch.nn as nn
 import rsq_backbone  # noqa: F401  registers
 import seg_demos.segnet_model  # noqa: F401  registers
 from rsq_backbone.errors import UserError, one_line
+from rsq_backbone.model_loading import load_smp_folder
 
 __all__ = ['Trained', 'load']
 
@@ -38,13 +36,7 @@ def load(folder: Path) -> Trained:
     config = _read_config(folder)
     classes = tuple(config['_classes'])
     try:
-        # A few of timm's options read files and hubs, which a folder from somewhere else has no business to do.
-        if 'checkpoint_path' in config or ':' in config['encoder_name']:
-            raise ValueError('it names files or hubs to load from')
-        # huggingface_hub prints what it does, and smp warns at length of what is raised anyway.
-        with redirect_stdout(StringIO()), warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            network = smp.from_pretrained(folder, encoder_weights=None, local_files_only=True)
+        network: Any = load_smp_folder(folder, config)
         stride = lcm(32, network.encoder.output_stride)
         with torch.inference_mode():
             shape = network(torch.zeros(1, 3, stride, stride)).shape
@@ -55,7 +47,7 @@ def load(folder: Path) -> Trained:
             f'the network in {folder} cannot be loaded ({one_line(e)}); copy the folder again, or train it again with '
             '--overwrite.') from e
     network.to(memory_format=torch.channels_last)
-    return Trained(network.eval(), classes, {'mean': tuple(config['_mean']), 'std': tuple(config['_std'])}, stride)
+    return Trained(network, classes, {'mean': tuple(config['_mean']), 'std': tuple(config['_std'])}, stride)
 
 
 def _read_config(folder: Path) -> Dict[str, Any]:

@@ -18,7 +18,7 @@ _HF_HOME = tempfile.mkdtemp(prefix='rsq-hf-home-')
 atexit.register(shutil.rmtree, _HF_HOME, ignore_errors=True)
 for _name in ('HF_HUB_CACHE', 'HUGGINGFACE_HUB_CACHE', 'HF_ASSETS_CACHE', 'HF_XET_CACHE'):
     os.environ.pop(_name, None)
-os.environ.update(HF_HOME=_HF_HOME, HF_HUB_OFFLINE='1', HF_HUB_DISABLE_TELEMETRY='1')
+os.environ.update(HF_HOME=_HF_HOME, HF_HUB_OFFLINE='1', HF_HUB_DISABLE_TELEMETRY='1', ORT_DISABLE_TELEMETRY='1')
 
 # Before torch is imported, which reads it once: workers with a thread for each core would wait for each other.
 if 'PYTEST_XDIST_WORKER_COUNT' in os.environ:

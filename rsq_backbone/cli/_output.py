@@ -38,6 +38,7 @@ T = TypeVar('T')
 
 # By which a command knows whether an extra is installed, as pyproject.toml lists them.
 _MODULES = {
+    'report': ('matplotlib', 'jinja2'),
     'train': ('lightning', 'sklearn', 'matplotlib', 'jinja2'),
     'onnx': ('onnx', 'onnxscript', 'onnxruntime'),
 }
