@@ -16,8 +16,6 @@ from measuring import (
     NOISY,
     REJECTED,
     Interval,
-    Load,
-    LoadWatch,
     environment,
     interleaved_rounds,
     median_interval,
@@ -29,6 +27,9 @@ from measuring import (
 from networks import CASES, OURS, REFERENCE, bare_sequential
 from printing import in_existing_folder, markdown_table, progress_bar, run
 from torch.utils.flop_counter import FlopCounterMode
+
+from rsq_backbone.profiler.load import LoadWatch, disturbances
+from rsq_backbone.profiler.profile import Load
 
 BARE = 'bare nn.Sequential'
 GOALS = {BARE: 1.03, REFERENCE: 0.85}  # time of res_squeezenet over theirs, at most
@@ -315,9 +316,9 @@ def _notes(report: Report) -> List[str]:
                 for n, latency in result.latency.items() if not latency.warm_up_steady]
     if unsteady:
         notes.append(f'Not steady after the warm-up: {", ".join(unsteady)}.')
-    busy = [f'{what}: {load.complaint()}' for what, load in report.loads.items() if load.complaint()]
+    busy = [f'{what}: {" and ".join(disturbances(load))}' for what, load in report.loads.items() if disturbances(load)]
     if busy:
-        notes.append(f'**Foreign load noticed**, measure again on an idle machine ({"; ".join(busy)}).')
+        notes.append(f'**The machine was disturbed**, measure again on an idle one ({"; ".join(busy)}).')
     return notes
 
 

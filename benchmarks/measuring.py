@@ -1,4 +1,4 @@
-"""How the benchmarks measure: interleaved rounds, medians with intervals, peak memory, and witnesses of the machine."""
+"""How the benchmarks measure: interleaved rounds, medians with intervals, peak memory, and what the machine is."""
 import gc
 import math
 import multiprocessing
@@ -9,25 +9,20 @@ import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, TypeVar
 
 import torch
 
 from rsq_backbone.machine import cpu_name
+from rsq_backbone.profiler.process_memory import peak_resident
 
 T = TypeVar('T')
 
 WARM_UP_LIMIT_S = 3.0
 BLOCK_S = 0.1
 NOISY, REJECTED = 0.10, 0.25  # torch.utils.benchmark's thresholds for the spread
-FOREIGN_CORES_NOTICED = 0.1
-LOAD_BEFORE_NOTICED = 0.5
 
-# Of the process that reads it, and begun anew by exec; ru_maxrss would carry the parent's peak into the child.
-_STATUS = Path('/proc/self/status')
-_STAT = Path('/proc/stat')
-NO_PEAK_MEMORY = '' if _STATUS.exists() else f'{platform.system()} has no VmHWM'
+NO_PEAK_MEMORY = '' if peak_resident() is not None else f'{platform.system()} does not tell the peak of a process'
 
 
 @dataclass(frozen=True)
@@ -140,70 +135,12 @@ def result_and_peak_memory(job: Callable[..., T], *args: Any) -> Tuple[T, int]:
         return pool.submit(_run_and_read_peak, job, *args).result()
 
 
-def resident_memory() -> int:
-    """Bytes of this process that are in memory now."""
-    return _status_bytes('VmRSS')
-
-
 def _run_and_read_peak(job: Callable[..., T], *args: Any) -> Tuple[T, int]:
-    return job(*args), _status_bytes('VmHWM')
-
-
-def _status_bytes(key: str) -> int:
-    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(key))
-    return int(line.split()[1]) * 1024
-
-
-@dataclass(frozen=True)
-class Load:
-    """What else the machine did during one part of a run; None where the system does not tell."""
-
-    load_average_before_run: Optional[Tuple[float, float, float]]
-    load_average_after: Optional[Tuple[float, float, float]]
-    foreign_cores: Optional[float]
-
-    def complaint(self) -> str:
-        """What speaks against an idle machine, or nothing."""
-        if self.foreign_cores is not None:
-            if self.foreign_cores > FOREIGN_CORES_NOTICED:
-                return f'other processes kept {self.foreign_cores:.2f} cores busy'
-        elif self.load_average_before_run is not None and self.load_average_before_run[0] > LOAD_BEFORE_NOTICED:
-            return f'the load average was {self.load_average_before_run[0]:.2f} before the run'
-        return ''
-
-
-class LoadWatch:
-    """Compares, lap by lap, the time that the machine was busy with what this process and its children used."""
-
-    def __init__(self) -> None:
-        self._average = _load_average()
-        self._lap_start = time.perf_counter(), _busy_seconds(), _own_seconds()
-
-    def lap(self) -> Load:
-        now = time.perf_counter(), _busy_seconds(), _own_seconds()
-        (clock, busy, own), (clock_before, busy_before, own_before) = now, self._lap_start
-        self._lap_start = now
-        foreign = None
-        if busy is not None and busy_before is not None:
-            foreign = max(busy - busy_before - (own - own_before), 0.0) / (clock - clock_before)
-        return Load(self._average, _load_average(), foreign)
-
-
-def _busy_seconds() -> Optional[float]:
-    """Of all cores since boot, time stolen by other virtual machines included."""
-    if not _STAT.exists():
-        return None
-    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, _STAT.read_text().split(maxsplit=9)[1:9])
-    return (user + nice + system + irq + softirq + steal) / os.sysconf('SC_CLK_TCK')
-
-
-def _own_seconds() -> float:
-    used = os.times()
-    return used.user + used.system + used.children_user + used.children_system
-
-
-def _load_average() -> Optional[Tuple[float, float, float]]:
-    return os.getloadavg() if hasattr(os, 'getloadavg') else None
+    result = job(*args)
+    peak = peak_resident()
+    if peak is None:
+        raise RuntimeError(NO_PEAK_MEMORY)
+    return result, peak
 
 
 def environment() -> Dict[str, Any]:

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Optional, Sequence, Tuple
 
 import numpy as np
-from measuring import FOREIGN_CORES_NOTICED, LoadWatch
 from scipy.stats import t as student
 
 from rsq_backbone.cache_folder import cache_folder
 from rsq_backbone.evaluation import evaluate
 from rsq_backbone.files import write_text
 from rsq_backbone.metrics import classification_metrics
+from rsq_backbone.profiler.load import FOREIGN_CORES_NOTICED, LoadWatch
 from rsq_backbone.training.finetuning import finetune
 from rsq_backbone.training.recipes import Recipe
 

@@ -33,7 +33,6 @@ import torch
 import typer
 from measuring import (
     NO_PEAK_MEMORY,
-    LoadWatch,
     environment,
     interleaved_rounds,
     median_interval,
@@ -46,6 +45,7 @@ from runs import HEAD, TAIL, in_turn, interval_text, load_text, spread_text
 
 from rsq_backbone.errors import UserError
 from rsq_backbone.files import write_text
+from rsq_backbone.profiler.load import LoadWatch
 from seg_demos.recipe import SegmentationRecipe
 from seg_demos.training import train
 

@@ -35,13 +35,14 @@ import torch
 import torch.nn as nn
 import torchvision_models  # noqa: F401  registers
 import typer
-from measuring import LoadWatch, environment
+from measuring import environment
 from printing import in_existing_folder, markdown_table, progress_bar, run
 from runs import HEAD, TAIL, Arm, Outcome, failures_text, in_turn, interval_text, load_text, run_arm, spread_text
 from timm.models import generate_default_cfgs, register_model
 
 from rsq_backbone.errors import UserError
 from rsq_backbone.files import write_rows
+from rsq_backbone.profiler.load import LoadWatch
 from rsq_backbone.res_squeezenet import default_cfgs as our_cfgs
 from rsq_backbone.training.recipes import RECIPES
 

@@ -18,12 +18,13 @@ from typing import Annotated, Any, Dict, List, Optional, Tuple
 import torch
 import torchvision_models  # noqa: F401  registers
 import typer
-from measuring import LoadWatch, environment
+from measuring import environment
 from printing import in_existing_folder, markdown_table, progress_bar, run
 from runs import HEAD, TAIL, Arm, Outcome, failures_text, in_turn, interval_text, load_text, run_arm, spread_text
 
 from rsq_backbone.errors import UserError
 from rsq_backbone.model_loading import load_model
+from rsq_backbone.profiler.load import LoadWatch
 from rsq_backbone.training.finetuning import choose_recipe
 
 OURS = 'Res-SqueezeNet'

@@ -9,19 +9,14 @@ from typing import Annotated, Any, Dict, List, Optional, Tuple
 import numpy as np
 import torch
 import typer
-from measuring import (
-    NO_PEAK_MEMORY,
-    Load,
-    LoadWatch,
-    environment,
-    resident_memory,
-    result_and_peak_memory,
-    set_threads,
-)
+from measuring import NO_PEAK_MEMORY, environment, result_and_peak_memory, set_threads
 from printing import in_existing_folder, markdown_table, progress_bar, run
 
 import rsq_backbone  # noqa: F401  registers
 from rsq_backbone.files import write_text
+from rsq_backbone.profiler.load import LoadWatch, disturbances
+from rsq_backbone.profiler.process_memory import resident
+from rsq_backbone.profiler.profile import Load
 from seg_demos import unet
 from seg_demos.tiling import segment
 
@@ -64,7 +59,7 @@ def segment_in_fresh_process(side: int, tile: int, classes: int, threads: int) -
         nonlocal tiles
         tiles = done
 
-    before = resident_memory()
+    before = resident()
     start = time.perf_counter()
     mask = segment(model, picture, CONFIG, tile, OVERLAP, progress=count)
     return before, mask.nbytes, tiles, time.perf_counter() - start
@@ -116,7 +111,8 @@ def main(
     report = Report({'tile': TILE, 'overlap': OVERLAP, 'classes': classes, 'threads': threads}, environment(), results,
                     watch.lap())
     print(table(results))
-    print(f'\n{classes} classes, {threads} threads, {report.environment["cpu"]}. {report.load.complaint()}'.rstrip())
+    noticed = '; '.join(disturbances(report.load))
+    print(f'\n{classes} classes, {threads} threads, {report.environment["cpu"]}. {noticed}'.rstrip())
     if json is not None:
         write_text(json, json_format.dumps(asdict(report), indent=2) + '\n')
 

@@ -1,12 +1,16 @@
 """What a result depends on besides the code: the machine and the versions."""
 import os
 import platform
+import subprocess
+import sys
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, FrozenSet, Optional
 
-__all__ = ['cpu_computes_bfloat16', 'cpu_name', 'machine', 'versions']
+__all__ = ['cpu_computes_bfloat16', 'cpu_flags', 'cpu_name', 'machine', 'system_file', 'versions']
+
+_ROOT = Path('/')  # tests put the files of another machine here
 
 _PACKAGES = (
     'rsq-backbone', 'torch', 'torchvision', 'timm', 'segmentation-models-pytorch', 'lightning', 'albumentations',
@@ -35,7 +39,14 @@ def machine() -> Dict[str, Any]:
 
 
 def cpu_name() -> str:
-    return _cpu_info('model name') or platform.processor() or platform.machine()
+    """Of the processor, or of the board where that is what the system knows (a Raspberry Pi, a Jetson)."""
+    return (system_file('/proc/device-tree/model') or _cpu_info('model name') or _cpu_name_elsewhere()
+            or platform.processor() or platform.machine())
+
+
+def cpu_flags() -> FrozenSet[str]:
+    """Instruction sets by Linux's names for them; none where the system does not tell."""
+    return frozenset((_cpu_info('flags') or _cpu_info('Features')).split())
 
 
 def cpu_computes_bfloat16() -> bool:
@@ -43,11 +54,36 @@ def cpu_computes_bfloat16() -> bool:
 
     Known of x86 processors under Linux; elsewhere the answer is no.
     """
-    return not {'avx512_bf16', 'amx_bf16'}.isdisjoint(_cpu_info('flags').split())
+    return not cpu_flags().isdisjoint({'avx512_bf16', 'amx_bf16'})
+
+
+def system_file(path: str) -> Optional[str]:
+    """What a file of Linux's /proc or /sys says; None where there is none, or none that this process may read."""
+    try:
+        return (_ROOT / path.lstrip('/')).read_text(errors='replace').strip('\0 \n')
+    except OSError:
+        return None
 
 
 def _cpu_info(key: str) -> str:
     """Of the first core, empty where the system does not tell."""
-    info = Path('/proc/cpuinfo')
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.split(':', 1)[1].strip() for line in lines if line.startswith(key)), '')
+    for line in (system_file('/proc/cpuinfo') or '').splitlines():
+        name, _, value = line.partition(':')
+        if name.strip() == key:
+            return value.strip()
+    return ''
+
+
+def _cpu_name_elsewhere() -> str:
+    """On macOS and Windows, where Python itself knows only the kind of the processor."""
+    with suppress(OSError, subprocess.SubprocessError):
+        if sys.platform == 'darwin':
+            command = ['sysctl', '-n', 'machdep.cpu.brand_string']
+            return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        if sys.platform == 'win32':
+            import winreg
+
+            with winreg.OpenKey(
+                    winreg.HKEY_LOCAL_MACHINE, r'HARDWARE\DESCRIPTION\System\CentralProcessor\0') as key:
+                return str(winreg.QueryValueEx(key, 'ProcessorNameString')[0]).strip()
+    return ''
