@@ -4,6 +4,7 @@ The table is the one of the paper's figures 8 and 9 (MATLAB's network analyzer),
 are layers of their own.
 """
 import math
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple
 
@@ -15,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rsq_backbone.errors import UserError, one_line
 
-__all__ = ['Analysis', 'Layer', 'analyze']
+__all__ = ['Analysis', 'Layer', 'analyze', 'in_evaluation_mode', 'refusal']
 
 _FUNCTION_TYPES = {'add': 'Addition', 'iadd': 'Addition', 'mul': 'Multiplication', 'cat': 'Concatenation'}
 
@@ -53,16 +54,13 @@ def analyze(model: nn.Module, input_size: Tuple[int, int, int], name: str = '') 
     Raises:
         UserError: if the network cannot be traced, or not run at this size.
     """
-    training = model.training
-    model.eval()
-    try:
+    with in_evaluation_mode(model):
         recorder = _Recorder(_trace(model))
         generator = torch.Generator().manual_seed(0)
         try:
             output = recorder.run(torch.randn(1, *input_size, generator=generator))
         except (RuntimeError, ValueError, AssertionError) as e:
-            size = ' x '.join(map(str, input_size))
-            raise UserError(f'the network refuses an input of {size}: {one_line(e)}') from e
+            raise refusal(input_size, e) from e
         return Analysis(
             model=name or type(model).__name__,
             input_size=input_size,
@@ -72,8 +70,23 @@ def analyze(model: nn.Module, input_size: Tuple[int, int, int], name: str = '') 
             activations=sum(math.prod(layer.activation) for layer in recorder.layers[1:]),
             warnings=tuple(_warnings(model, recorder, output)),
         )
+
+
+@contextmanager
+def in_evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Every module gets its own mode back afterwards, those that were frozen in a training network too."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
     finally:
-        model.train(training)
+        for module, training in modes.items():
+            module.training = training
+
+
+def refusal(input_size: Tuple[int, ...], error: Exception) -> UserError:
+    size = ' x '.join(map(str, input_size))
+    return UserError(f'the network refuses an input of {size}: {one_line(error)}')
 
 
 def _trace(model: nn.Module) -> torch.fx.GraphModule:
