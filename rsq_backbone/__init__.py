@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from rsq_backbone.classification import Classification, classify
     from rsq_backbone.evaluation import Evaluation, evaluate
     from rsq_backbone.images import ImageError, read_image
+    from rsq_backbone.profiler.compare import Comparison, compare
+    from rsq_backbone.profiler.measure import profile
+    from rsq_backbone.profiler.profile import Profile
     from rsq_backbone.res_squeezenet import ResSqueezeNet
     from rsq_backbone.results import TrainingResult
     from rsq_backbone.smp_encoder import ResSqueezeNetEncoder, register_smp
@@ -26,9 +29,9 @@ if TYPE_CHECKING:
 
 __version__ = '0.1.0'
 __all__ = [
-    'Analysis', 'Classification', 'Evaluation', 'Hardware', 'ImageError', 'Layer', 'RECIPES', 'Recipe', 'ResSqueezeNet',
-    'ResSqueezeNetEncoder', 'TrainingResult', 'analyze', 'classify', 'evaluate', 'finetune', 'read_image',
-    'register_smp',
+    'Analysis', 'Classification', 'Comparison', 'Evaluation', 'Hardware', 'ImageError', 'Layer', 'Profile', 'RECIPES',
+    'Recipe', 'ResSqueezeNet', 'ResSqueezeNetEncoder', 'TrainingResult', 'analyze', 'classify', 'compare', 'evaluate',
+    'finetune', 'profile', 'read_image', 'register_smp',
 ]
 
 _HOME = {
@@ -43,10 +46,14 @@ _HOME = {
     'ResSqueezeNet': 'res_squeezenet',
     'ResSqueezeNetEncoder': 'smp_encoder',
     'TrainingResult': 'results',
+    'Comparison': 'profiler.compare',
+    'Profile': 'profiler.profile',
     'analyze': 'analysis',
     'classify': 'classification',
+    'compare': 'profiler.compare',
     'evaluate': 'evaluation',
     'finetune': 'training.finetuning',
+    'profile': 'profiler.measure',
     'read_image': 'images',
     'register_smp': 'smp_encoder',
 }

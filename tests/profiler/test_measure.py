@@ -1,0 +1,100 @@
+"""Whole profiles of small networks, measured for real, as far as their figures can be known beforehand."""
+import pytest
+import torch
+from own_networks import Allocates, Dies
+
+import rsq_backbone
+from rsq_backbone.errors import UserError
+from rsq_backbone.profiler.files import read_profile, write_profile
+from rsq_backbone.profiler.measure import Plan, profile
+
+PLAN = Plan(seconds=0.2, samples=11, rounds=4, limit=2)
+PICTURE = torch.zeros(2, 3, 32, 32)
+
+
+@pytest.fixture(scope='module')
+def measured():
+    """test_resnet at 64 pixels in two runtimes, at two batches."""
+    return profile(
+        'test_resnet', runtimes=['eager', 'onnxruntime'], threads=[1], batches=[1, 3], input_sizes=[64], plan=PLAN,
+        devices=['Raspberry Pi 4'])
+
+
+def test_every_case_has_its_figures(measured):
+    assert [(r.case.batch, r.case.runtime) for r in measured.cases] == [
+        (1, 'eager'), (1, 'onnxruntime'), (3, 'eager'), (3, 'onnxruntime')]
+    for result in measured.cases:
+        assert (result.status, result.message) == ('measured', '')
+        assert len(result.latency.samples) >= 24  # eight visits of three calls
+        assert len(result.latency.rounds) == 4
+        assert 0 < result.latency.minimum <= result.latency.p50.value <= max(result.latency.samples)
+        assert result.memory.peak > result.memory.baseline > 1 << 20
+        assert min(result.cold.imports, result.cold.first_call) > 0
+        assert (result.cold.build is None, result.cold.prepare is None) == (
+            (True, False) if result.case.runtime == 'onnxruntime' else (False, True))
+
+
+def test_runtimes_agree_with_eager(measured):
+    for result in measured.cases:
+        agreement = result.agreement
+        # float32, some twenty layers: the order of sums is all that differs
+        assert agreement.max_abs_difference <= 1e-4 * agreement.largest_output
+        assert agreement.top1_agreement == 1
+    assert {r.agreement.max_abs_difference for r in measured.cases if r.case.runtime == 'eager'} == {0}
+
+
+def test_work_is_that_of_the_network(measured):
+    import timm
+
+    [work] = measured.works
+    assert work.parameters == sum(p.numel() for p in timm.create_model('test_resnet').parameters())
+    assert [e.device for e in measured.estimates] == ['Raspberry Pi 4'] * 2
+    assert [peaks.threads for peaks in measured.peaks] == [1]
+
+
+def test_threads_are_verified(measured):
+    assert {r.threads for r in measured.cases if r.case.runtime == 'eager'} == {1}
+
+
+def test_it_is_written_and_read_without_loss(measured, tmp_path):
+    write_profile(measured, tmp_path / 'p.json')
+    assert read_profile(tmp_path / 'p.json') == measured
+
+
+def test_memory_of_a_known_size_is_found_within_five_per_cent():
+    [result] = profile(Allocates(256), [PICTURE], threads=[1], plan=PLAN).cases
+    assert result.status == 'measured'
+    assert result.case.batch == 2
+    assert result.memory.own / 2**20 == pytest.approx(256, rel=0.05)
+
+
+def test_one_that_takes_its_process_with_it_is_reported():
+    [result] = profile(Dies(), [PICTURE], threads=[1], plan=PLAN).cases
+    assert result.status == 'crashed'
+    assert 'signal 9' in result.message
+
+
+def test_a_size_that_the_model_refuses_is_said_in_one_line():
+    [result] = profile('res_squeezenet', threads=[1], input_sizes=[3], plan=PLAN).cases
+    assert result.status == 'refused'
+    assert '\n' not in result.message
+    assert '3 x 3' in result.message
+
+
+@pytest.mark.parametrize(('settings', 'says'), [
+    ({'models': 'res_squeezenot'}, 'res_squeezenet'),
+    ({'runtimes': ['tflite']}, 'choose of eager'),
+    ({'threads': [0]}, 'threads should be'),
+    ({'batches': [-1]}, 'batch should be'),
+    ({'device': 'tpu'}, 'cpu or cuda'),
+    ({'cpu_isa': 'avx10'}, 'choose of sse41'),
+    ({'devices': ['Cray-1']}, 'Cray-1'),
+])
+def test_what_does_not_exist_is_refused_before_anything_is_measured(settings, says):
+    with pytest.raises(UserError, match=says) as raised:
+        profile(**{'models': 'res_squeezenet', **settings})
+    assert '\n' not in str(raised.value)
+
+
+def test_the_package_offers_it():
+    assert rsq_backbone.profile is profile
