@@ -16,7 +16,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         self.elements.append((tag, dict(attributes)))
-        if tag not in ('meta', 'img', 'br'):
+        if tag not in ('meta', 'img', 'br', 'source'):
             self._open.append(tag)
         if tag == 'table':
             self._table = self.tables.setdefault(dict(attributes).get('id', f'table {len(self.tables)}'), [])

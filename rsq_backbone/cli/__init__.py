@@ -1,7 +1,7 @@
 """The `rsq` command. Sub-commands parse, call and print; what they call is imported when they run."""
 import typer
 
-from rsq_backbone.cli import analyze, classify, demo, evaluate, finetune, predict
+from rsq_backbone.cli import analyze, classify, demo, evaluate, finetune, predict, profile
 from rsq_backbone.cli._running import run_app
 
 app = typer.Typer(
@@ -13,7 +13,8 @@ app = typer.Typer(
     rich_markup_mode='markdown',
 )
 for command in (
-        demo.demo, finetune.finetune, evaluate.evaluate, predict.predict, classify.classify, analyze.analyze):
+        demo.demo, finetune.finetune, evaluate.evaluate, predict.predict, classify.classify, analyze.analyze,
+        profile.profile):
     app.command()(command)
 
 

@@ -1,8 +1,9 @@
 """What every drawn PNG file has in common: its style, its colours, and how names and numbers stand on it."""
 import warnings
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Iterator, Literal, Optional
+from typing import TYPE_CHECKING, Iterator, Literal, Optional, Tuple
 
 from rsq_backbone.files import whole_file
 from rsq_backbone.metrics import Interval
@@ -11,8 +12,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
-    'BLACK', 'BLUE', 'GREEN', 'GREY', 'ORANGE', 'PURPLE', 'compact', 'draw_message', 'drawing', 'percent',
-    'percent_within', 'short',
+    'BLACK', 'BLUE', 'DARK', 'GREEN', 'GREY', 'LIGHT', 'ORANGE', 'PURPLE', 'Theme', 'compact', 'draw_message',
+    'drawing', 'percent', 'percent_within', 'short',
 ]
 
 # After Okabe and Ito, whose colours stay apart for the colour-blind; accuracy is blue and loss orange as in MATLAB.
@@ -20,6 +21,25 @@ BLUE, ORANGE, GREEN, PURPLE = '#0072b2', '#d55e00', '#00795a', '#aa4a8a'
 BLACK, GREY = '#222222', '#707070'
 
 DOTS_PER_INCH = 120
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colours of a page that a figure stands on."""
+
+    page: str
+    text: str
+    quiet: str
+    line: str  # of grids
+    colours: Tuple[str, ...]  # of what is shown, to be told apart
+
+
+LIGHT = Theme(
+    'white', 'black', GREY, '#dddddd',
+    (BLUE, ORANGE, GREEN, PURPLE, '#9a6a00', '#4b5563', '#b3122d', '#5b4fc4'))
+DARK = Theme(
+    '#16181c', '#e6e8eb', '#a0a7b2', '#383d45',
+    ('#56b4e9', '#ff9a5c', '#35c79b', '#e38fc6', '#f0c65a', '#9aa5b1', '#ff7b86', '#a99cff'))
 
 # matplotlib's own font has no Chinese, Japanese, Korean or Indian letters; these do, on the systems that have them.
 FALLBACK_FONTS = (
@@ -30,14 +50,17 @@ FALLBACK_FONTS = (
 @contextmanager
 def drawing(
         path: Path, width: float, height: float, layout: Optional[Literal['constrained']] = 'constrained',
+        theme: Theme = LIGHT, dots_per_inch: int = DOTS_PER_INCH,
 ) -> Iterator['Figure']:
     """A figure of that many inches, written to `path` at the end of the block.
 
     Args:
         path: PNG file to write.
-        width: In inches, of DOTS_PER_INCH pixels each.
+        width: In inches.
         height: In inches.
         layout: matplotlib's; None where the block itself says where everything stands.
+        theme: Of the page that it stands on.
+        dots_per_inch: More than the default for screens of phones, which show a narrow figure sharply.
     """
     import matplotlib
     from matplotlib import font_manager
@@ -51,9 +74,13 @@ def drawing(
             'text.parse_math': False,  # names may hold dollar signs
             'axes.spines.top': False,
             'axes.spines.right': False,
+            **dict.fromkeys(
+                ('figure.facecolor', 'axes.facecolor', 'savefig.facecolor', 'legend.facecolor'), theme.page),
+            **dict.fromkeys(
+                ('text.color', 'axes.labelcolor', 'axes.edgecolor', 'xtick.color', 'ytick.color'), theme.text),
         })
         warnings.filterwarnings('ignore', message='Glyph .* missing')  # drawn as boxes
-        figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, layout=layout)
+        figure = Figure(figsize=(width, height), dpi=dots_per_inch, layout=layout)
         yield figure
         with whole_file(path) as temporary:
             figure.savefig(temporary)

@@ -8,7 +8,7 @@ from rsq_backbone.files import write_text
 from rsq_backbone.metrics import ClassificationMetrics, Interval
 from rsq_backbone.results import TrainingResult, nothing_learned
 
-__all__ = ['write_page', 'write_report']
+__all__ = ['data_uri', 'render', 'write_page', 'write_report']
 
 PICTURES = ('augmentations', 'confusion', 'curves', 'mistakes')
 
@@ -37,21 +37,28 @@ def write_page(folder: Path, template: Path, pictures: Sequence[str], result: An
         result: With a `command`; the template sees it as `result`.
         values: What else the template asks for.
     """
+    page = render(
+        template, result, pictures={name: data_uri(folder / f'{name}.png') for name in pictures},
+        shell_name=shlex.quote(str(folder.resolve())), **values)
+    write_text(folder / 'report.html', page)
+
+
+def render(template: Path, result: Any, **values: Any) -> str:
+    """A page as text that can be written as UTF-8.
+
+    Args:
+        template: Jinja file; it may extend page.html.jinja and import from macros.html.jinja.
+        result: With a `command`; the template sees it as `result`.
+        values: What else the template asks for.
+    """
     import jinja2
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader([template.parent, Path(__file__).parent]), autoescape=True,
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(percent=_percent, share=_share, plain=_plain, thousands='{:,}'.format)
-    page = environment.get_template(template.name).render(
-        result=result,
-        pictures={name: _data_uri(folder / f'{name}.png') for name in pictures},
-        shell_name=shlex.quote(str(folder.resolve())),
-        command=shlex.join(result.command),
-        **values,
-    )
-    # File names need not be valid text.
-    write_text(folder / 'report.html', page.encode('utf-8', 'backslashreplace').decode('utf-8'))
+    page = environment.get_template(template.name).render(result=result, command=shlex.join(result.command), **values)
+    return page.encode('utf-8', 'backslashreplace').decode('utf-8')  # file names need not be valid text
 
 
 def _verdicts(fine_tuned: ClassificationMetrics, linear: ClassificationMetrics) -> List[str]:
@@ -75,7 +82,8 @@ def _verdict(difference: str, fine_tuned: Interval, linear: Interval) -> str:
     return f'{direction} beyond chance in {difference}: the 95 % intervals do not overlap.'
 
 
-def _data_uri(path: Path) -> Optional[str]:
+def data_uri(path: Path) -> Optional[str]:
+    """A PNG file as an address; None where there is none."""
     if not path.is_file():
         return None
     return 'data:image/png;base64,' + base64.b64encode(path.read_bytes()).decode('ascii')
