@@ -11,25 +11,14 @@ import safetensors.torch
 import torch
 import torch.nn as nn
 import typer
-from measuring import (
-    NO_PEAK_MEMORY,
-    NOISY,
-    REJECTED,
-    Interval,
-    environment,
-    interleaved_rounds,
-    median_interval,
-    peak_memory,
-    set_threads,
-    spread,
-    warm_up,
-)
+from measuring import NO_PEAK_MEMORY, environment, interleaved_rounds, peak_memory, set_threads, warm_up
 from networks import CASES, OURS, REFERENCE, bare_sequential
 from printing import in_existing_folder, markdown_table, progress_bar, run
 from torch.utils.flop_counter import FlopCounterMode
 
 from rsq_backbone.profiler.load import LoadWatch, disturbances
 from rsq_backbone.profiler.profile import Load
+from rsq_backbone.profiler.statistics import NOISY, REJECTED, Interval, median_interval, spread
 
 BARE = 'bare nn.Sequential'
 GOALS = {BARE: 1.03, REFERENCE: 0.85}  # time of res_squeezenet over theirs, at most

@@ -1,6 +1,5 @@
 """How the benchmarks measure: interleaved rounds, medians with intervals, peak memory, and what the machine is."""
 import gc
-import math
 import multiprocessing
 import os
 import platform
@@ -9,7 +8,7 @@ import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, TypeVar
+from typing import Any, Callable, Dict, List, Mapping, Tuple, TypeVar
 
 import torch
 
@@ -20,45 +19,8 @@ T = TypeVar('T')
 
 WARM_UP_LIMIT_S = 3.0
 BLOCK_S = 0.1
-NOISY, REJECTED = 0.10, 0.25  # torch.utils.benchmark's thresholds for the spread
 
 NO_PEAK_MEMORY = '' if peak_resident() is not None else f'{platform.system()} does not tell the peak of a process'
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A median with its 95 % interval, None where the values are too few for one."""
-
-    median: float
-    low: Optional[float]
-    high: Optional[float]
-    n: int
-
-    def __str__(self) -> str:
-        if self.low is None or self.high is None:
-            return f'{self.median:.3f} (no interval, n = {self.n})'
-        return f'{self.median:.3f} [{self.low:.3f}, {self.high:.3f}]'
-
-
-def median_interval(values: Sequence[float]) -> Interval:
-    """Median and the order statistics that enclose the true one with at least 95 %, whatever the distribution."""
-    ordered, n = sorted(values), len(values)
-    cut = 0  # values left out at either end
-    tail = 1 / 2 ** n
-    while tail <= 0.025:
-        cut += 1
-        tail += math.comb(n, cut) / 2 ** n
-    if cut == 0:
-        return Interval(statistics.median(ordered), None, None, n)
-    return Interval(statistics.median(ordered), ordered[cut - 1], ordered[n - cut], n)
-
-
-def spread(values: Sequence[float]) -> float:
-    """Interquartile range as a share of the median."""
-    if len(values) < 2:
-        return math.nan
-    low, middle, high = statistics.quantiles(values, n=4, method='inclusive')
-    return (high - low) / middle
 
 
 def set_threads(count: int) -> None:

@@ -31,21 +31,14 @@ from typing import Annotated, Any, Dict, List, Optional, Sequence, Tuple
 
 import torch
 import typer
-from measuring import (
-    NO_PEAK_MEMORY,
-    environment,
-    interleaved_rounds,
-    median_interval,
-    peak_memory,
-    set_threads,
-    warm_up,
-)
+from measuring import NO_PEAK_MEMORY, environment, interleaved_rounds, peak_memory, set_threads, warm_up
 from printing import in_existing_folder, markdown_table, progress_bar, run
 from runs import HEAD, TAIL, in_turn, interval_text, load_text, spread_text
 
 from rsq_backbone.errors import UserError
 from rsq_backbone.files import write_text
 from rsq_backbone.profiler.load import LoadWatch
+from rsq_backbone.profiler.statistics import median_interval
 from seg_demos.recipe import SegmentationRecipe
 from seg_demos.training import train
 

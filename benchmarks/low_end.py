@@ -1,0 +1,85 @@
+"""Res-SqueezeNet beside the paper's five other networks and five later small ones, as a weak CPU runs them.
+
+    python benchmarks/low_end.py --output low-end/
+
+The profiler's figures for eleven networks in three runtimes at one and two threads, batch 1, each at its own input
+size, with random weights. A quarter of an hour on two cores. The folder gets profile.json (raw samples), table.md and
+profile.html.
+"""
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, List
+
+import torch
+import typer
+from networks import CASES
+from printing import markdown_table, progress_bar, run
+
+from rsq_backbone.files import write_text
+from rsq_backbone.profiler.files import write_profile
+from rsq_backbone.profiler.measure import Plan, profile
+from rsq_backbone.profiler.profile import CaseResult, Profile
+from rsq_backbone.profiler.subjects import module_subject
+from rsq_backbone.profiler.summary import disturbances, machine_line, megabytes, milliseconds
+from rsq_backbone.reports.profile_page import write_profile_page
+
+RUNTIMES = ('eager', 'onnxruntime', 'openvino')
+THREADS = (1, 2)
+PLAN = Plan(seconds=3, samples=64, rounds=12, limit=20)
+
+
+def table(found: Profile) -> str:
+    """A row for each network: counts, then median latency and memory by runtime and threads."""
+    by_case = {(r.case.model, r.case.runtime, r.case.threads): r for r in found.cases}
+    works = {work.model: work for work in found.works}
+    rows: List[List[str]] = [[
+        'network', 'parameters, M', 'MACs, G',
+        *(f'{runtime}, {count} thr.: ms' for runtime in RUNTIMES for count in THREADS),
+        *(f'{runtime}: MB' for runtime in RUNTIMES)]]
+    for name in dict.fromkeys(result.case.model for result in found.cases):
+        work = works.get(name)
+        rows.append([
+            name, f'{work.parameters / 1e6:.2f}' if work else '-', f'{work.macs / 1e9:.2f}' if work else '-',
+            *(_latency(by_case[name, runtime, count]) for runtime in RUNTIMES for count in THREADS),
+            *(_memory(by_case[name, runtime, THREADS[0]]) for runtime in RUNTIMES)])
+    return markdown_table(rows)
+
+
+def _latency(result: CaseResult) -> str:
+    if result.latency is None or result.latency.p50 is None:
+        return result.status
+    mark = {'ok': '', 'noisy': '*', 'rejected': '**'}[result.latency.verdict]
+    return f'{milliseconds(result.latency.p50.value)}{mark}'
+
+
+def _memory(result: CaseResult) -> str:
+    return '-' if result.memory is None else f'{megabytes(result.memory.own)} / {megabytes(result.memory.peak)}'
+
+
+def main(output: Annotated[Path, typer.Option(help='Folder for the results.')]) -> None:
+    """Profile small networks on this machine."""
+    output.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory() as folder, progress_bar(1) as advance:
+        subjects = []
+        for name, case in CASES.items():
+            own = Path(folder) / name
+            own.mkdir()
+            picture = torch.zeros(1, 3, case.input_size, case.input_size)
+            subjects.append(module_subject(case.build().eval(), [picture], own, name))
+        found = profile(
+            subjects, runtimes=RUNTIMES, threads=THREADS, plan=PLAN,
+            progress=lambda what, done, total: advance(f'{what} {done}/{total or "?"}', 0))
+    write_profile(found, output / 'profile.json')
+    write_profile_page(found, output / 'profile.html')
+    samples = [len(result.latency.samples) for result in found.cases if result.latency]
+    text = '\n\n'.join(filter(None, [
+        f'{machine_line(found)}.', table(found),
+        f'Medians of {min(samples)} to {max(samples)} calls; * calls scattered by more than 10 % of the median, ** by '
+        'more than 25 %. Memory at one thread: beyond a process with the runtime only / of the whole process.',
+        '; '.join(disturbances(found))]))
+    write_text(output / 'table.md', text + '\n')
+    print(text)
+
+
+if __name__ == '__main__':
+    run(main)
