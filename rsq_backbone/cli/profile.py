@@ -186,7 +186,8 @@ def _bytes(option: str, text: Optional[str]) -> Optional[int]:
 
 def _accuracies(text: str) -> Dict[str, float]:
     try:
-        return {name.strip(): float(value) / 100 for name, value in (part.rsplit('=', 1) for part in text.split(',') if part)}
+        pairs = (part.rsplit('=', 1) for part in text.split(',') if part)
+        return {name.strip(): float(value) / 100 for name, value in pairs}
     except ValueError:
         raise UserError(f'--accuracy takes MODEL=VALUE with commas between them, got {text!r}.') from None
 
