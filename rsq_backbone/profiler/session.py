@@ -318,14 +318,13 @@ class Session:
         opened: Dict[str, Any] = process.ask({
             'do': 'open', 'runtime': case.runtime, 'threads': case.threads, 'device': case.device,
             'cores': case.cores, 'memory_cap': case.memory_cap, 'gpu_memory_cap': case.gpu_memory_cap,
-            'subject': one.subject.to_json()})
+            'subject': one.subject.to_json(), 'whole_path': case.end_to_end})
         return opened
 
     def _load(self, one: _Measured, process: WorkerProcess, outputs: Optional[Path] = None) -> Dict[str, Any]:
         file = self._file(one)
         loaded: Dict[str, Any] = process.ask({
-            'do': 'load', 'shape': one.shape, 'seed': self._seed, 'whole_path': one.case.end_to_end,
-            'file': None if file is None else str(file),
+            'do': 'load', 'shape': one.shape, 'seed': self._seed, 'file': None if file is None else str(file),
             'outputs': None if outputs is None else str(outputs)})
         return loaded
 

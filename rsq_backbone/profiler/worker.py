@@ -16,7 +16,6 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, TextIO, Tuple
 import numpy as np
 
 from rsq_backbone.errors import UserError, one_line
-from rsq_backbone.profiler.end_to_end import end_to_end
 from rsq_backbone.profiler.process_memory import is_memory_failure, limit_memory, peak_resident, resident
 from rsq_backbone.profiler.subjects import Subject
 
@@ -29,9 +28,20 @@ class _Worker:
 
     def open(
             self, subject: Dict[str, Any], runtime: str, threads: int, device: str, cores: Sequence[int] = (),
-            memory_cap: Optional[int] = None, gpu_memory_cap: Optional[int] = None,
+            memory_cap: Optional[int] = None, gpu_memory_cap: Optional[int] = None, whole_path: bool = False,
     ) -> Dict[str, Any]:
-        """Limit the process, then import what is not the network's: the runtime, and the library that builds it."""
+        """Import what is not the network's: the runtime, and the library that builds it. Then limit the process.
+
+        Args:
+            subject: As JSON.
+            runtime: A name of RUNTIMES.
+            threads: Within an operation.
+            device: 'cpu' or 'cuda'.
+            cores: To stay on.
+            memory_cap: Bytes.
+            gpu_memory_cap: Bytes.
+            whole_path: Whether calls begin with the bytes of a picture's file.
+        """
         from rsq_backbone.profiler.cores import pin
         from rsq_backbone.runtimes import RUNTIMES
 
@@ -46,6 +56,11 @@ class _Worker:
         if not entry.needs_file:
             self._subject.import_libraries()
         imports = time.perf_counter() - start
+        self._whole_path = None
+        if whole_path:
+            from rsq_backbone.profiler.end_to_end import end_to_end
+
+            self._whole_path = end_to_end
         if memory_cap is not None:
             limit_memory(memory_cap)
         if gpu_memory_cap is not None:
@@ -55,15 +70,13 @@ class _Worker:
         return {'imports': imports, 'resident': resident()}
 
     def load(
-            self, shape: Sequence[int], seed: int, whole_path: bool = False, file: Optional[str] = None,
-            outputs: Optional[str] = None,
+            self, shape: Sequence[int], seed: int, file: Optional[str] = None, outputs: Optional[str] = None,
     ) -> Dict[str, Any]:
         """Everything up to the first result, each part timed.
 
         Args:
             shape: Of the input, the batch first.
             seed: Of its values.
-            whole_path: Whether calls begin with the bytes of a picture's file.
             file: ONNX, for runtimes that need it; others build the network.
             outputs: Where to write what came out, for comparison.
         """
@@ -87,7 +100,7 @@ class _Worker:
         clock.lap('first_call')
         if outputs is not None:
             np.savez(outputs, *self._runtime.outputs())
-        self._call = end_to_end(self._runtime, shape, seed) if whole_path else self._runtime.run
+        self._call = self._whole_path(self._runtime, shape, seed) if self._whole_path else self._runtime.run
         return {
             'seconds': clock.seconds, 'threads': self._runtime.verified_threads(), 'weights': weights,
             'flushes_denormals': self._runtime.flushes_denormals()}
