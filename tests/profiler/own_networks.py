@@ -16,11 +16,6 @@ class Allocates(nn.Module):
         return self.head(x.mean((2, 3)) + held[-1])
 
 
-class Refuses(nn.Module):
-    def forward(self, x):
-        raise ValueError('never runs')
-
-
 class Dies(nn.Module):
     """Takes its process with it at the third call, when it is being measured."""
 

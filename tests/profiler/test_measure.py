@@ -1,4 +1,5 @@
 """Whole profiles of small networks, measured for real, as far as their figures can be known beforehand."""
+import psutil
 import pytest
 import torch
 from own_networks import Allocates, Dies
@@ -66,6 +67,17 @@ def test_memory_of_a_known_size_is_found_within_five_per_cent():
     assert result.status == 'measured'
     assert result.case.batch == 2
     assert result.memory.own / 2**20 == pytest.approx(256, rel=0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not psutil.LINUX, reason='only Linux can limit the memory of a process')
+def test_under_a_memory_cap_it_is_said_whether_it_fits():
+    """PyTorch itself takes what it takes; the cap leaves half or twice as much as the module needs beside it."""
+    [free] = profile(Allocates(256), [PICTURE], threads=[1], plan=PLAN).cases
+    for room, status in ((128, 'does not fit'), (512, 'measured')):
+        cap = free.memory.baseline + (room << 20)
+        [result] = profile(Allocates(256), [PICTURE], threads=[1], plan=PLAN, memory_cap=cap).cases
+        assert (result.status, result.case.memory_cap) == (status, cap)
 
 
 @pytest.mark.slow
