@@ -17,6 +17,7 @@ from typing import Any, Dict, Mapping, Optional
 __all__ = ['WorkerFailed', 'WorkerProcess']
 
 _LAST_WORDS = 4000  # bytes of standard error that are looked at
+_PATIENCE = 1800  # seconds; compilers take minutes, what hangs takes for ever
 
 
 class WorkerFailed(Exception):
@@ -55,7 +56,7 @@ class WorkerProcess:
     def pid(self) -> int:
         return self._process.pid
 
-    def ask(self, request: Dict[str, Any], timeout: Optional[float] = None) -> Any:
+    def ask(self, request: Dict[str, Any], timeout: float = _PATIENCE) -> Any:
         """What the process answers.
 
         Args:
