@@ -134,7 +134,8 @@ class CaseResult:
     message: str = ''  # one line: why, and how to mend it
     threads: Optional[int] = None  # as the runtime itself said once it had run
     cold: Optional[Cold] = None
-    latency: Optional[Latency] = None
+    latency: Optional[Latency] = None  # as the caller waits for it
+    device_latency: Optional[Latency] = None  # the same calls by the GPU's own clock (CUDA events)
     memory: Optional[Memory] = None
     agreement: Optional[Agreement] = None
     layers: Tuple[LayerTime, ...] = ()

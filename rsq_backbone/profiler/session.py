@@ -58,6 +58,7 @@ class _Measured:
     subject: Subject
     result: CaseResult
     rounds: List[List[float]] = field(default_factory=list)
+    device_rounds: List[List[float]] = field(default_factory=list)
     warm_up: Dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -269,28 +270,34 @@ class Session:
         """Every process is visited twice, there and back again, in an order of its own."""
         plan = self._plan
         order = random.Random(f'{self._seed} {number}').sample(sorted(live), len(live))
-        visits: Dict[int, List[float]] = {index: [] for index in order}
+        visits: Dict[int, Dict[str, List[float]]] = {index: {'wall': [], 'device': []} for index in order}
         for index in order + order[::-1]:
             if index not in live or (number >= plan.rounds and self._enough(group[index])):
                 continue
             try:
-                visits[index] += live[index].ask(
+                timed = live[index].ask(
                     {'do': 'time', 'seconds': plan.seconds / plan.rounds / 2, 'least': _LEAST_CALLS})
+                for clock, samples in timed.items():
+                    visits[index][clock] += samples
             except WorkerFailed as e:
                 self._fail(group[index], e.kind, str(e))
                 del live[index]
-        for index, samples in visits.items():
-            if samples:
-                group[index].rounds.append(samples)
+        for index, by_clock in visits.items():
+            if by_clock['wall']:
+                group[index].rounds.append(by_clock['wall'])
+            if by_clock['device']:
+                group[index].device_rounds.append(by_clock['device'])
 
     def _enough(self, one: _Measured) -> bool:
         times = [seconds for of_round in one.rounds for seconds in of_round]
         return len(times) >= self._plan.samples or sum(times) >= self._plan.limit
 
     def _judge(self, one: _Measured, group: int, load: Load) -> None:
+        wall, device = (
+            latency(rounds, one.warm_up['calls'], one.warm_up['steady'], group) if rounds else None
+            for rounds in (one.rounds, one.device_rounds))
         one.result = replace(
-            one.result, status='measured', message='', load=load,
-            latency=latency(one.rounds, one.warm_up['calls'], one.warm_up['steady'], group))
+            one.result, status='measured', message='', load=load, latency=wall, device_latency=device)
 
     def _measure_peaks(self) -> None:
         for threads in sorted({one.case.threads for one in self._cases if one.result.status == 'measured'}):

@@ -161,8 +161,10 @@ def cuda_table(profile: Profile) -> Table:
     def cell(name: str) -> Callable[[CaseResult], str]:
         return lambda r: megabytes(getattr(r.memory and r.memory.cuda, name))
 
-    return _by_case('cuda', profile, results, tuple(
-        (f'{name}, MB', cell(name)) for name in ('allocated', 'reserved', 'process', 'context', 'device')),
+    return _by_case('cuda', profile, results, (
+        ('p50 by events, ms', lambda r: _of(r.device_latency, lambda x: with_interval(x, x.p50))),
+        *((f'{name}, MB', cell(name)) for name in ('allocated', 'reserved', 'process', 'context', 'device'))),
+        "By events: on the GPU's own clock, without the caller's waiting. "
         "Allocated and reserved: peaks of PyTorch's allocator. Process: this process's memory on the device, its "
         'context included. Device: of all processes, at the peak.')
 

@@ -100,7 +100,9 @@ class _Worker:
         clock.lap('first_call')
         if outputs is not None:
             np.savez(outputs, *self._runtime.outputs())
-        self._call = self._whole_path(self._runtime, shape, seed) if self._whole_path else self._runtime.run
+        self._call = self._runtime.run_on_clock
+        if self._whole_path is not None:
+            self._call = self._whole_path(self._runtime, shape, seed)
         return {
             'seconds': clock.seconds, 'threads': self._runtime.verified_threads(), 'weights': weights,
             'flushes_denormals': self._runtime.flushes_denormals()}
@@ -116,14 +118,23 @@ class _Worker:
             if steady or sum(times) > _WARM_UP_LIMIT:
                 return {'calls': len(times), 'steady': steady, 'seconds_per_call': last}
 
-    def time(self, seconds: float, least: int) -> List[float]:
-        """Calls for so long, and at least so many, after one for the caches that others have filled meanwhile."""
+    def time(self, seconds: float, least: int) -> Dict[str, List[float]]:
+        """Calls for so long, and at least so many, after one for the caches that others have filled meanwhile.
+
+        Returns:
+            Seconds of each by the clock on the wall, and by the device's own where it has one.
+        """
         self._call()
-        samples: List[float] = []
+        wall: List[float] = []
+        device: List[float] = []
         end = time.perf_counter() + seconds
-        while len(samples) < least or time.perf_counter() < end:
-            samples.append(_seconds(self._call))
-        return samples
+        while len(wall) < least or time.perf_counter() < end:
+            start = time.perf_counter()
+            on_device = self._call()
+            wall.append(time.perf_counter() - start)
+            if on_device is not None:
+                device.append(on_device)
+        return {'wall': wall, 'device': device}
 
     def memory(self, calls: int) -> Dict[str, Any]:
         for _ in range(calls):

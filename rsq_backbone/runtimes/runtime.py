@@ -56,6 +56,11 @@ class Runtime(ABC):
     def run(self) -> None:
         """Compute the outputs, and return when they are there."""
 
+    def run_on_clock(self) -> Optional[float]:
+        """`run`, and the seconds that it took by the device's own clock; None where the device has none."""
+        self.run()
+        return None
+
     @abstractmethod
     def outputs(self) -> List[np.ndarray]:
         """Of the last `run`, on the CPU, in the network's own order."""

@@ -83,7 +83,8 @@ class Played:
         return {'calls': 10, 'steady': True, 'seconds_per_call': SECONDS[self.model]}
 
     def time(self, seconds, least):
-        return [SECONDS[self.model]] * max(least, round(seconds / SECONDS[self.model]))
+        wall = [SECONDS[self.model]] * max(least, round(seconds / SECONDS[self.model]))
+        return {'wall': wall, 'device': [0.5 * second for second in wall] if self.opened['device'] == 'cuda' else []}
 
     def peaks(self, threads):
         return {'threads': threads, 'device': 'cpu', 'macs_per_second': 1e9, 'bytes_per_second': 1e10}
@@ -123,6 +124,13 @@ def test_a_case_is_measured_alone_and_then_in_turns(play):
     assert len(result.latency.rounds) == 4
     assert (result.latency.p50.value, result.latency.warm_up_calls, result.latency.steady) == (0.125, 10, True)
     assert result.threads == 2
+
+
+def test_a_gpu_is_timed_by_its_own_clock_too(play):
+    result = play('fast', device='cuda')['fast', 'eager']
+    assert (result.latency.p50.value, result.device_latency.p50.value) == (0.125, 0.0625)
+    assert result.device_latency.rounds == (0.0625,) * 4
+    assert play('fast')['fast', 'eager'].device_latency is None
 
 
 def test_cases_take_turns_there_and_back_in_an_order_that_changes(play):

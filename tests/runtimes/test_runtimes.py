@@ -331,3 +331,39 @@ def test_a_run_on_a_gpu_ends_when_the_gpu_is_done(monkeypatch):
     runtime.run()
     assert events == ['launch', 'launch', 'wait']
     assert (runtime.outputs()[0] == 1).all()
+
+
+def test_a_gpu_s_own_clock_is_read_from_first_event_to_last_and_in_seconds(monkeypatch):
+    """Its work begins 4 ms after the call and takes 2.5 ms; to be launched takes no time."""
+    clock = iter([4.0, 6.5])
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            self.at = next(clock)
+
+        def synchronize(self):
+            self.waited_for = True
+
+        def elapsed_time(self, other):
+            assert other.waited_for
+            return other.at - self.at
+
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'synchronize', lambda: None)
+    monkeypatch.setattr(torch.cuda, 'Event', Event)
+    monkeypatch.setattr('rsq_backbone.runtimes.eager._device', lambda name: torch.device('cpu'))
+    runtime = Eager(1, 'cuda')
+    runtime.load(nn.Identity())
+    runtime.bind([np.ones((1, 3, 4, 4), np.float32)])
+    assert runtime.run_on_clock() == pytest.approx(0.0025)
+    assert (runtime.outputs()[0] == 1).all()
+
+
+@pytest.mark.parametrize('name', ['eager', 'onnxruntime', 'openvino'])
+def test_a_processor_has_no_clock_of_its_own(name, tiny):
+    runtime = loaded(name, Tiny(), tiny, [np.ones((1, 4, 256, 256), np.float32)])
+    assert runtime.run_on_clock() is None
+    assert np.isfinite(runtime.outputs()[0]).all()
