@@ -185,6 +185,7 @@ def on_cuda() -> Profile:
         [make_result(
             make_case(device='cuda', batch=batch), 0.002 * (1 + batch / 8),
             latency=make_latency(calls(0.002 * (1 + batch / 8), 700)),
+            device_latency=make_latency(calls(0.0015 * (1 + batch / 8), 700)),
             memory=Memory(44 * MB, 44 * MB, 900 * MB, 1200 * MB, CudaMemory(
                 (60 + 9 * batch) * MB, (80 + 10 * batch) * MB, (380 + 10 * batch) * MB, 300 * MB,
                 (500 + 10 * batch) * MB)),

@@ -90,7 +90,7 @@ def test_estimates_are_apart_from_measurements(printed):
 def test_gpu_memory_and_layers_are_printed_where_they_were_measured(printed):
     out = printed(on_cuda())
     assert line_of(out.partition('GPU memory')[2].partition('Allocated')[0], '132') == [
-        '8', '132', '160', '460', '300', '580']
+        '8', '3.00', '[2.94,', '3.09]', '132', '160', '460', '300', '580']
     assert line_of(out.partition('Layers of batch 8')[2], 'fire2.squeeze') == [
         'fire2.squeeze', 'Conv2d', '1.20', '75', '%']
 
