@@ -221,7 +221,8 @@ def test_tables_have_the_figures(pages):
         'res_squeezenet', 'eager', '1', '19.2 [18.8, 19.8]', '19.8', 'n/a (n=200)', '52.1', '84.0', '-', 'ok']
     assert tables['work'][1] == ['res_squeezenet', '224', '11,200,000', '800', '8.00', '141', '16.0']
     assert tables['cold'][1][-1] == '2108'
-    assert Page(pages[on_cuda]).tables['cuda'][2] == ['8', '132', '160', '460', '300', '580']
+    assert Page(pages[on_cuda]).tables['cuda'][2] == [
+        '8', '3.00 [2.94, 3.09]', '132', '160', '460', '300', '580']
 
 
 def test_estimates_share_no_table_with_measurements(pages):
