@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rsq_backbone.cli import _output
 from rsq_backbone.datasets.synthetic import load_synthetic
 
 COMMANDS = ('demo', 'finetune', 'evaluate', 'predict', 'classify', 'analyze')
@@ -94,7 +95,7 @@ def test_json_of_a_partly_bad_call_stays_valid(rsq, photo, tmp_path):
 
 
 def test_analyze_prints_table_totals_and_warnings(rsq, monkeypatch):
-    monkeypatch.setenv('COLUMNS', '160')
+    monkeypatch.setattr(_output.stdout, 'width', 160)
     code, out, _ = rsq('analyze', 'res_squeezenet')
     assert code == 0
     assert '10,939,944 parameters (43.76 MB as float32)' in out

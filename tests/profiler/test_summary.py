@@ -187,7 +187,8 @@ def test_settings_without_a_column_of_their_own_share_one():
 
 def test_gpu_memory_has_a_table_of_its_own():
     assert cuda_table(on_cuda()).rows == (
-        ('1', '69.0', '90.0', '390', '300', '510'), ('8', '132', '160', '460', '300', '580'))
+        ('1', '1.69 [1.65, 1.74]', '69.0', '90.0', '390', '300', '510'),
+        ('8', '3.00 [2.94, 3.09]', '132', '160', '460', '300', '580'))
     assert cuda_table(comparison()).rows == ()
 
 
