@@ -20,11 +20,6 @@ for _name in ('HF_HUB_CACHE', 'HUGGINGFACE_HUB_CACHE', 'HF_ASSETS_CACHE', 'HF_XE
     os.environ.pop(_name, None)
 os.environ.update(HF_HOME=_HF_HOME, HF_HUB_OFFLINE='1', HF_HUB_DISABLE_TELEMETRY='1', ORT_DISABLE_TELEMETRY='1')
 
-# Before torch is imported, which reads it once: workers with a thread for each core would wait for each other.
-if 'PYTEST_XDIST_WORKER_COUNT' in os.environ:
-    _cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-    os.environ.setdefault('OMP_NUM_THREADS', str(max(1, _cores // int(os.environ['PYTEST_XDIST_WORKER_COUNT']))))
-
 import rsq_backbone  # noqa: E402, F401
 
 
@@ -63,8 +58,8 @@ def refuse_network(on_attempt: Callable[[str], None]) -> None:
 def pytest_collection_modifyitems(items: List[pytest.Item]) -> None:
     """Last, the tests that load several inference runtimes into their own process.
 
-    Full runs were seen to end in a segmentation fault in a training that came after them; which library's it is, is not
-    known yet.
+    In workers of pytest-xdist, full runs were seen to end in a segmentation fault some time after them; whose it is, is
+    not known yet.
     """
     items.sort(key=lambda item: {'runtimes', 'profiler'}.isdisjoint(item.path.parts), reverse=True)
 
