@@ -121,8 +121,10 @@ def profile(
         raise typer.Exit(BEYOND_BUDGET)
     if 'crashed' in statuses:
         raise typer.Exit(1)
-    if statuses & {'refused', 'not installed'} or ('does not fit' in statuses):
-        raise typer.Exit(BEYOND_BUDGET if 'does not fit' in statuses else 2)
+    if 'does not fit' in statuses:
+        raise typer.Exit(BEYOND_BUDGET)
+    if statuses & {'refused', 'not installed'}:
+        raise typer.Exit(2)
     if doubts:
         raise typer.Exit(NOISY)
 

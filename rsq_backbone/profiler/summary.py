@@ -181,16 +181,14 @@ def verdicts(profile: Profile) -> List[str]:
     """The fastest, the smallest, and what cannot be relied on."""
     parts = varying(result.case for result in profile.cases)
     said = []
-    timed = sorted(
-        ((seconds, result) for result in profile.cases if result.latency and result.latency.verdict != 'rejected'
-         for seconds in [seconds_per_call(result)] if seconds is not None), key=lambda pair: pair[0])
+    timed = _by_time(profile)
     if timed:
-        fastest = timed[0][1]
+        fastest = timed[0]
         said.append(f'Fastest: {case_label(fastest.case, parts)}, {_p50(fastest)}')
-        level = [case_label(other.case, parts) for _, other in timed[1:] if not _clearly_slower(other, fastest)]
+        level = [case_label(other.case, parts) for other in timed[1:] if not _clearly_slower(other, fastest)]
         if level:
             said[-1] += f'; not clearly slower: {_some(level)}'
-        by_picture = max((result for _, result in timed), key=lambda r: r.case.batch / (seconds_per_call(r) or 1))
+        by_picture = max(timed, key=lambda r: r.case.batch / (seconds_per_call(r) or 1))
         if by_picture is not fastest and 'batch' in parts:
             said.append(
                 f'Most pictures: {case_label(by_picture.case, parts)}, '
@@ -231,10 +229,14 @@ def _clearly_slower(one: CaseResult, other: CaseResult) -> bool:
 
 def fastest_case(profile: Profile) -> Optional[CaseResult]:
     """By the time of a call; scattered calls win nothing."""
-    timed = [(seconds, index) for index, result in enumerate(profile.cases)
-             if result.latency and result.latency.verdict != 'rejected'
+    return next(iter(_by_time(profile)), None)
+
+
+def _by_time(profile: Profile) -> List[CaseResult]:
+    """The fastest first, of those whose time can be relied on."""
+    timed = [(seconds, result) for result in profile.cases if result.latency and result.latency.verdict != 'rejected'
              for seconds in [seconds_per_call(result)] if seconds is not None]
-    return profile.cases[min(timed)[1]] if timed else None
+    return [result for _, result in sorted(timed, key=lambda pair: pair[0])]
 
 
 def ratio_in_turns(one: CaseResult, other: CaseResult) -> Optional[Interval]:
