@@ -305,7 +305,8 @@ def _notes(report: Report) -> List[str]:
                 for n, latency in result.latency.items() if not latency.warm_up_steady]
     if unsteady:
         notes.append(f'Not steady after the warm-up: {", ".join(unsteady)}.')
-    busy = [f'{what}: {" and ".join(disturbances(load))}' for what, load in report.loads.items() if disturbances(load)]
+    said = {what: ' and '.join(disturbances([load])) for what, load in report.loads.items()}
+    busy = [f'{what}: {lines}' for what, lines in said.items() if lines]
     if busy:
         notes.append(f'**The machine was disturbed**, measure again on an idle one ({"; ".join(busy)}).')
     return notes

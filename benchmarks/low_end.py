@@ -23,7 +23,7 @@ from rsq_backbone.profiler.subjects import module_subject
 from rsq_backbone.profiler.summary import disturbances, machine_line, megabytes, milliseconds
 from rsq_backbone.reports.profile_page import write_profile_page
 
-RUNTIMES = ('eager', 'onnxruntime', 'openvino')
+RUNTIMES = ('eager', 'compile', 'onnxruntime', 'openvino')
 THREADS = (1, 2)
 PLAN = Plan(seconds=3, samples=64, rounds=12, limit=20)
 

@@ -111,7 +111,7 @@ def main(
     report = Report({'tile': TILE, 'overlap': OVERLAP, 'classes': classes, 'threads': threads}, environment(), results,
                     watch.lap())
     print(table(results))
-    noticed = '; '.join(disturbances(report.load))
+    noticed = '; '.join(disturbances([report.load]))
     print(f'\n{classes} classes, {threads} threads, {report.environment["cpu"]}. {noticed}'.rstrip())
     if json is not None:
         write_text(json, json_format.dumps(asdict(report), indent=2) + '\n')

@@ -14,7 +14,7 @@ _ROOT = Path('/')  # tests put the files of another machine here
 
 _PACKAGES = (
     'rsq-backbone', 'torch', 'torchvision', 'timm', 'segmentation-models-pytorch', 'lightning', 'albumentations',
-    'opencv-python-headless', 'scikit-learn', 'numpy', 'pillow')
+    'opencv-python-headless', 'scikit-learn', 'numpy', 'pillow', 'onnx', 'onnxruntime', 'openvino')
 
 
 def versions() -> Dict[str, str]:

@@ -21,6 +21,7 @@ from rsq_backbone.profiler.profile import (
     Percentile,
     Profile,
     StageWork,
+    Transfers,
     Work,
 )
 
@@ -189,6 +190,7 @@ def on_cuda() -> Profile:
             memory=Memory(44 * MB, 44 * MB, 900 * MB, 1200 * MB, CudaMemory(
                 (60 + 9 * batch) * MB, (80 + 10 * batch) * MB, (380 + 10 * batch) * MB, 300 * MB,
                 (500 + 10 * batch) * MB)),
+            transfers=Transfers(0.0004, 0.00008),
             layers=(LayerTime('conv1', 'Conv2d', 0.0004), LayerTime('fire2.squeeze', 'Conv2d', 0.0012)))
          for batch in (1, 8)],
         works=(make_work(),), peaks=(Peaks(1, 'cuda', 4e12, 300e9),),

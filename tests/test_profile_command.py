@@ -149,5 +149,11 @@ def test_compare_prints_what_changed(rsq, tmp_path):
     assert '30.0 ms' in out
     assert '1.500' in out
     assert 'no difference' in out  # of the memory
+    both, written = (tmp_path / 'old.json', tmp_path / 'new.json'), tmp_path / 'compared.json'
+    code, printed, _ = rsq('profile', 'compare', *both, '--json', '-')
+    code, again, _ = rsq('profile', 'compare', *both, '--json', written)
+    assert again == out
+    assert json.loads(written.read_text()) == json.loads(printed)
+    assert json.loads(printed)['changes'][0]['verdict'] == 'slower'
     code, out, _ = rsq('profile', 'compare', tmp_path / 'old.json', tmp_path / 'old.json')
     assert 'slower' not in out

@@ -52,7 +52,7 @@ def test_cases_without_figures_come_with_their_reason_below_the_table(printed):
     assert 'res_squeezenet, compile, 1 thread: crashed: no C++ compiler was found; install g++\n' in below
     assert 'resnet18, compile, 2 threads: interrupted: by Ctrl-C\n' in below
     assert 'Rejected, spread above 25 %: mobilenetv2_100, eager, 2 threads\n' in below
-    assert 'disturbed: other processes kept up to 0.7 cores busy, in 1 of 18 cases\n' in below
+    assert 'disturbed: other processes kept 0.70 cores busy, at the worst; in 1 of 18 cases\n' in below
 
 
 def test_nothing_but_failures_is_printed_too(printed):
@@ -90,7 +90,7 @@ def test_estimates_are_apart_from_measurements(printed):
 def test_gpu_memory_and_layers_are_printed_where_they_were_measured(printed):
     out = printed(on_cuda())
     assert line_of(out.partition('GPU memory')[2].partition('Allocated')[0], '132') == [
-        '8', '3.00', '[2.94,', '3.09]', '132', '160', '460', '300', '580']
+        '8', '3.00', '[2.94,', '3.09]', '0.400', '0.0800', '132', '160', '460', '300', '580']
     assert line_of(out.partition('Layers of batch 8')[2], 'fire2.squeeze') == [
         'fire2.squeeze', 'Conv2d', '1.20', '75', '%']
 

@@ -24,6 +24,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 from rsq_backbone.errors import UserError
+from rsq_backbone.files import write_text
 from rsq_backbone.progress import Progress
 
 if TYPE_CHECKING:
@@ -99,8 +100,16 @@ def require(extra: str) -> None:
 
 def print_json(result: Any) -> None:
     """A dataclass or a list of them."""
+    sys.stdout.write(_json(result))
+
+
+def write_json(result: Any, path: Path) -> None:
+    write_text(path, _json(result))
+
+
+def _json(result: Any) -> str:
     plain = [dataclasses.asdict(r) for r in result] if isinstance(result, list) else dataclasses.asdict(result)
-    sys.stdout.write(json.dumps(plain, indent=2) + '\n')
+    return json.dumps(plain, indent=2, allow_nan=False) + '\n'
 
 
 def report_bad_input(errors: Sequence[Any], name: str = 'rsq') -> None:

@@ -154,19 +154,22 @@ def _write(
 
 
 def _compare(paths: List[str], json: Optional[Path]) -> None:
-    from rsq_backbone.cli._output import print_json
+    from rsq_backbone.cli._output import print_json, write_json
     from rsq_backbone.cli._profile_output import print_comparison
     from rsq_backbone.profiler.compare import compare
     from rsq_backbone.profiler.files import read_profile
 
     if len(paths) != 2:
         raise UserError('compare takes two files: rsq profile compare OLD.json NEW.json.')
+    _check_files(json)
     old, new = (read_profile(Path(path)) for path in paths)
     comparison = compare(old, new)
-    if json is not None:
+    if json is not None and str(json) == '-':
         print_json(comparison)
-    else:
-        print_comparison(comparison)
+        return
+    print_comparison(comparison)
+    if json is not None:
+        write_json(comparison, json)
 
 
 def _list(option: str, text: str, kind: Callable[[str], T]) -> List[T]:

@@ -1,7 +1,8 @@
 """Whether what was measured is within what a user can spend."""
-from typing import List, Optional
+from typing import AbstractSet, List, Optional
 
 from rsq_backbone.profiler.profile import CaseResult, Profile
+from rsq_backbone.profiler.summary import case_label, varying
 
 __all__ = ['over_budget', 'untrusted']
 
@@ -14,10 +15,13 @@ def over_budget(profile: Profile, seconds: Optional[float], memory: Optional[int
         seconds: Of a call. The 90th percentile counts, as a frame that is late now and then is late.
         memory: Bytes of the whole process at its peak, libraries included: what the machine has to have.
     """
-    return [f'{name}: {problem}' for result in profile.cases
-            for name in [f'{result.case.model}, {result.case.runtime}, {result.case.threads} threads, batch '
-                         f'{result.case.batch}, {" x ".join(map(str, result.case.input_size[1:]))}']
+    parts = _parts(profile)
+    return [f'{case_label(result.case, parts)}: {problem}' for result in profile.cases
             for problem in _problems(result, seconds, memory)]
+
+
+def _parts(profile: Profile) -> AbstractSet[str]:
+    return varying(result.case for result in profile.cases) | {'model', 'runtime'}
 
 
 def _problems(result: CaseResult, seconds: Optional[float], memory: Optional[int]) -> List[str]:
@@ -44,8 +48,9 @@ def _problems(result: CaseResult, seconds: Optional[float], memory: Optional[int
 
 def untrusted(profile: Profile) -> List[str]:
     """One line for each case whose calls were scattered, or that was not measured."""
+    parts = _parts(profile)
     return [
-        f'{result.case.model}, {result.case.runtime}: '
+        f'{case_label(result.case, parts)}: '
         + (f'{result.status}: {result.message}' if result.latency is None else
            f'{result.latency.verdict}, calls scattered by {100 * result.latency.spread:.0f} % of their median')
         for result in profile.cases if result.latency is None or result.latency.verdict != 'ok']

@@ -12,7 +12,7 @@ from rsq_backbone.profiler.cores import affinity, cgroup_limits, core_list, cpu_
 from rsq_backbone.profiler.gpu import gpus
 from rsq_backbone.profiler.profile import Cache, CoreGroup, Environment
 
-__all__ = ['environment']
+__all__ = ['caches', 'environment']
 
 _INSTRUCTION_SETS = (
     'sse4_1', 'sse4_2', 'avx', 'f16c', 'fma', 'avx2', 'avx_vnni', 'avx512f', 'avx512dq', 'avx512bw', 'avx512vl',
@@ -42,7 +42,7 @@ def environment() -> Environment:
         'cpu_quota': cpu_quota(),
         'usable_cores': usable_cores(),
         'core_groups': _core_groups(),
-        'caches': _caches(),
+        'caches': caches(),
         'hypervisor': _hypervisor(),
         'memory': memory.total,
         'memory_available': memory.available,
@@ -71,7 +71,8 @@ def _core_groups() -> List[CoreGroup]:
     return sorted(found, key=lambda group: -(group['max_frequency'] or 0))
 
 
-def _caches() -> List[Cache]:
+def caches() -> List[Cache]:
+    """Of all cores, from the smallest level up; none where the system does not tell."""
     kinds: Dict[Tuple[int, str, int], Set[str]] = {}  # the cores that share one tell it from the others of its kind
     for core in _all_cores():
         index = 0

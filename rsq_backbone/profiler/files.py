@@ -233,6 +233,9 @@ _COLUMNS: List[_Column] = [
     ('standard_deviation_ms', _of('latency.standard_deviation', _MS)),
     ('pictures_per_second', lambda _, r: pictures_per_second(r)),
     *((f'cold_{name}_ms', _of(f'cold.{name}', _MS)) for name in COLD_STEPS),
+    *((f'cuda_events_{name}_ms', _of(f'device_latency.{name}.value', _MS)) for name in ('p50', 'p90', 'p99')),
+    *((f'cuda_transfer_{name}_ms', _of(f'transfers.{name}', _MS)) for name in ('to_device', 'to_host')),
+    ('energy_joules', _of('energy')),
     *((f'{name}_mb', _of(f'memory.{name}', _MB)) for name in (
         'weights_on_disk', 'weights_in_memory', 'baseline', 'peak', 'own')),
     *((f'cuda_{name}_mb', _of(f'memory.cuda.{name}', _MB)) for name in (

@@ -10,7 +10,7 @@ from typing import Dict, List, Optional
 from rsq_backbone.errors import UserError
 from rsq_backbone.profiler.profile import CudaMemory, Gpu
 
-__all__ = ['cuda_memory', 'gpu_processes', 'gpus', 'limit_gpu_memory']
+__all__ = ['cuda_memory', 'gpu_processes', 'gpus', 'limit_gpu_memory', 'open_device']
 
 _MIB = 1 << 20
 
@@ -37,6 +37,16 @@ def gpu_processes() -> Optional[Dict[int, Optional[int]]]:
             size = int(used) * _MIB if used.isdigit() else None
             found[int(pid)] = size if size is None else size + (found.get(int(pid)) or 0)
     return found
+
+
+def open_device() -> Optional[int]:
+    """Let CUDA make its context on the current device; bytes that it takes, None where the driver does not tell."""
+    import torch
+
+    torch.zeros(1, device='cuda')
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()  # what PyTorch took for that one number
+    return (gpu_processes() or {}).get(os.getpid())
 
 
 def limit_gpu_memory(size: int, context: int = 0) -> None:

@@ -3,7 +3,7 @@ import os
 import re
 import time
 from dataclasses import dataclass
-from typing import List, Optional, Set, Tuple
+from typing import Callable, List, Optional, Sequence, Set, Tuple
 
 import psutil
 
@@ -12,14 +12,12 @@ from rsq_backbone.profiler.cores import core_list
 from rsq_backbone.profiler.gpu import gpu_processes
 from rsq_backbone.profiler.profile import Load
 
-__all__ = [
-    'FOREIGN_CORES_NOTICED', 'FREQUENCY_KEPT', 'LOAD_AVERAGE_NOTICED', 'STEAL_NOTICED', 'LoadWatch', 'disturbances',
-]
+__all__ = ['FOREIGN_CORES_NOTICED', 'LoadWatch', 'disturbances']
 
 FOREIGN_CORES_NOTICED = 0.1
-LOAD_AVERAGE_NOTICED = 0.5
-STEAL_NOTICED = 0.02
-FREQUENCY_KEPT = 0.9  # of what it was before
+_LOAD_AVERAGE_NOTICED = 0.5
+_STEAL_NOTICED = 0.02
+_SLOWER_CLOCK_NOTICED = 0.1
 
 
 class LoadWatch:
@@ -67,24 +65,32 @@ class LoadWatch:
         )
 
 
-def disturbances(load: Load) -> Tuple[str, ...]:
-    """What speaks against a measurement that was taken under this load, each in a sentence without its full stop."""
-    said: List[str] = []
-    if load.foreign_cores is not None:
-        if load.foreign_cores > FOREIGN_CORES_NOTICED:
-            said.append(f'other processes kept {load.foreign_cores:.2f} cores busy')
-    elif load.load_average_before is not None and load.load_average_before[0] > LOAD_AVERAGE_NOTICED:
-        said.append(f'the load average was {load.load_average_before[0]:.2f} before the run')
-    if load.steal is not None and load.steal > STEAL_NOTICED:
-        said.append(f'the hypervisor took {load.steal:.0%} of the time')
-    before, after = load.frequency_before, load.frequency_after
-    if before is not None and after is not None and after < FREQUENCY_KEPT * before:
-        said.append(f'the frequency fell from {before:.0f} to {after:.0f} MHz')
-    if load.throttled:
-        said.append(f'the processor slowed itself down {load.throttled} times because it was hot')
-    if load.foreign_gpu_processes:
-        said.append(f'{load.foreign_gpu_processes} other processes were on the GPU')
-    return tuple(said)
+def disturbances(loads: Sequence[Load]) -> List[str]:
+    """What speaks against measurements taken under these loads, a line each; empty where nothing was noticed."""
+    watches: List[Tuple[Callable[[Load], Optional[float]], float, str]] = [
+        (lambda load: load.foreign_cores, FOREIGN_CORES_NOTICED, 'other processes kept {:.2f} cores busy'),
+        (lambda load: load.steal, _STEAL_NOTICED, 'the hypervisor took {:.0%} of the time'),
+        (_slower_clock, _SLOWER_CLOCK_NOTICED, 'the frequency fell by {:.0%}'),
+        (lambda load: load.throttled, 0, 'a core slowed itself down {:.0f} times because it was hot'),
+        (lambda load: load.foreign_gpu_processes, 0, '{:.0f} other processes were on the GPU'),
+    ]
+    if all(load.foreign_cores is None for load in loads):  # then the load average is all there is to go by
+        watches.append((
+            lambda load: load.load_average_before and load.load_average_before[0], _LOAD_AVERAGE_NOTICED,
+            'the load average was {:.1f} before the run'))
+    said = []
+    for value, threshold, text in watches:
+        found = [v for v in map(value, loads) if v is not None and v > threshold]
+        if found:
+            several = f', at the worst; in {len(found)} of {len(loads)} cases' if len(loads) > 1 else ''
+            said.append(text.format(max(found)) + several)
+    return said
+
+
+def _slower_clock(load: Load) -> Optional[float]:
+    if not load.frequency_before or load.frequency_after is None:
+        return None
+    return 1 - load.frequency_after / load.frequency_before
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,11 @@
 import time
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Callable, Iterator, Tuple
 
 import torch
 
+from rsq_backbone.profiler.environment import caches
 from rsq_backbone.profiler.profile import Peaks, Work
 
 __all__ = ['measure_peaks', 'roofline']
@@ -16,7 +16,6 @@ _CALL_LIMIT_S = 0.25  # no size whose product would take longer
 _CALLS = 3
 _COPY_BYTES = 64 * 2 ** 20
 _COPY_LIMIT_BYTES = 512 * 2 ** 20
-_CACHES = Path('/sys/devices/system/cpu/cpu0/cache')
 _FLOAT32 = 4
 
 
@@ -69,7 +68,7 @@ def _macs_per_second(device: str) -> float:
 
 
 def _bytes_per_second(device: str) -> float:
-    size = min(max(_COPY_BYTES, _last_level_cache()), _COPY_LIMIT_BYTES)
+    size = min(max([_COPY_BYTES, *(cache['size'] for cache in caches())]), _COPY_LIMIT_BYTES)
     source = torch.ones(size // _FLOAT32, device=device)
     target = torch.zeros_like(source)
     return 2 * target.nbytes / _fastest(lambda: target.copy_(source), device)
@@ -91,16 +90,6 @@ def _fastest(call: Callable[[], object], device: str) -> float:
 def _finish(device: str) -> None:
     if device == 'cuda':
         torch.cuda.synchronize()
-
-
-def _last_level_cache() -> int:
-    """Bytes, as far as the system tells."""
-    sizes = [0]
-    for file in _CACHES.glob('index*/size'):
-        text = file.read_text().strip()
-        if text.endswith('K') and text[:-1].isdigit():
-            sizes.append(int(text[:-1]) * 1024)
-    return max(sizes)
 
 
 @contextmanager

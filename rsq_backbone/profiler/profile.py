@@ -8,7 +8,7 @@ from typing import Dict, List, Optional, Tuple, TypedDict
 __all__ = [
     'FORMAT', 'Agreement', 'Cache', 'Case', 'CaseResult', 'Cold', 'CoreGroup', 'CudaMemory', 'Environment', 'Estimate',
     'EstimateCheck', 'Gpu', 'Latency', 'LayerTime', 'Load', 'Memory', 'Peaks', 'Percentile', 'Profile', 'StageWork',
-    'Work',
+    'Transfers', 'Work',
 ]
 
 FORMAT = 1  # of the JSON; raised when a key changes its meaning
@@ -94,6 +94,14 @@ class Memory:
 
 
 @dataclass(frozen=True)
+class Transfers:
+    """Between the computer and its GPU, which no latency contains. Seconds, medians; from and to ordinary memory."""
+
+    to_device: float  # of the inputs
+    to_host: float  # of the outputs
+
+
+@dataclass(frozen=True)
 class Agreement:
     """With the same network on the same input under PyTorch eager."""
 
@@ -136,6 +144,8 @@ class CaseResult:
     cold: Optional[Cold] = None
     latency: Optional[Latency] = None  # as the caller waits for it
     device_latency: Optional[Latency] = None  # the same calls by the GPU's own clock (CUDA events)
+    transfers: Optional[Transfers] = None  # of cases on a GPU
+    energy: Optional[float] = None  # joules a call, of the whole processor package; None where nothing tells
     memory: Optional[Memory] = None
     agreement: Optional[Agreement] = None
     layers: Tuple[LayerTime, ...] = ()

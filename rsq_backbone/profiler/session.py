@@ -8,6 +8,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 import psutil
 
+from rsq_backbone.profiler.energy import EnergyMeter
 from rsq_backbone.profiler.load import LoadWatch
 from rsq_backbone.profiler.process import WorkerFailed, WorkerProcess
 from rsq_backbone.profiler.profile import (
@@ -21,6 +22,7 @@ from rsq_backbone.profiler.profile import (
     Memory,
     Peaks,
     StageWork,
+    Transfers,
     Work,
 )
 from rsq_backbone.profiler.statistics import latency
@@ -33,6 +35,7 @@ __all__ = ['QUICK', 'STANDARD', 'Plan', 'Session']
 _WORKER = 'rsq_backbone.profiler.worker'
 _MEMORY_CALLS = 3  # an allocator that keeps what it was given has its size after the second
 _LAYER_CALLS = 20
+_TRANSFERS = 50
 _LEAST_CALLS = 3  # of a visit
 _MOST_LIVE = 8  # processes that take turns; more cases are measured in groups
 
@@ -59,6 +62,8 @@ class _Measured:
     result: CaseResult
     rounds: List[List[float]] = field(default_factory=list)
     device_rounds: List[List[float]] = field(default_factory=list)
+    energy: Optional[float] = 0.0  # joules, over all visits
+    visited_calls: int = 0  # in that time, those that are not timed included
     warm_up: Dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -76,6 +81,10 @@ class _Measured:
     @property
     def sound(self) -> bool:
         return self.result.status in ('interrupted', 'measured')
+
+    def add_energy(self, joules: Optional[float], calls: int) -> None:
+        self.energy = None if self.energy is None or joules is None else self.energy + joules
+        self.visited_calls += calls
 
 
 class Session:
@@ -186,6 +195,10 @@ class Session:
                 outputs = self._folder / 'outputs.npz'
                 loaded = self._load(one, process, outputs)
                 used = process.ask({'do': 'memory', 'calls': _MEMORY_CALLS})
+                moved = None
+                if one.case.device == 'cuda':
+                    moved = Transfers(**process.ask({
+                        'do': 'transfers', 'shape': one.shape, 'seed': self._seed, 'calls': _TRANSFERS}))
             if self._layers and not one.needs_file:
                 with self._start(one) as process:
                     self._open(one, process)
@@ -202,6 +215,7 @@ class Session:
         one.result = replace(
             one.result,
             threads=loaded['threads'],
+            transfers=moved,
             cold=Cold(
                 imports=opened['imports'], build=seconds.get('build'),
                 prepare=self._exports.get(key) if one.needs_file else seconds.get('prepare'),
@@ -274,11 +288,13 @@ class Session:
         for index in order + order[::-1]:
             if index not in live or (number >= plan.rounds and self._enough(group[index])):
                 continue
+            meter = EnergyMeter()
             try:
                 timed = live[index].ask(
                     {'do': 'time', 'seconds': plan.seconds / plan.rounds / 2, 'least': _LEAST_CALLS})
-                for clock, samples in timed.items():
-                    visits[index][clock] += samples
+                group[index].add_energy(meter.lap(), timed['calls'])
+                for clock, samples in visits[index].items():
+                    samples += timed[clock]
             except WorkerFailed as e:
                 self._fail(group[index], e.kind, str(e))
                 del live[index]
@@ -297,7 +313,8 @@ class Session:
             latency(rounds, one.warm_up['calls'], one.warm_up['steady'], group) if rounds else None
             for rounds in (one.rounds, one.device_rounds))
         one.result = replace(
-            one.result, status='measured', message='', load=load, latency=wall, device_latency=device)
+            one.result, status='measured', message='', load=load, latency=wall, device_latency=device,
+            energy=None if one.energy is None or not one.visited_calls else one.energy / one.visited_calls)
 
     def _measure_peaks(self) -> None:
         for threads in sorted({one.case.threads for one in self._cases if one.result.status == 'measured'}):

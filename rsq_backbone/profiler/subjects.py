@@ -56,8 +56,12 @@ class Subject:
 
     def import_libraries(self) -> None:
         """What builds it, apart from the building: a process that has these has all but the network."""
+        self._find_modules()
         for module in (*_LIBRARIES[self.kind], *self.imports):
             importlib.import_module(module)
+
+    def _find_modules(self) -> None:
+        sys.path.extend(path for path in self.search_path if path not in sys.path)
 
     def build(self) -> 'nn.Module':
         """The network on the CPU, in evaluation mode; its random weights are the same in every process.
@@ -70,7 +74,7 @@ class Subject:
         if self.kind == 'onnx':
             raise UserError(
                 f'{self.name} is an ONNX file, which PyTorch does not run; choose --runtime onnxruntime,openvino.')
-        sys.path.extend(path for path in self.search_path if path not in sys.path)
+        self._find_modules()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_SEED)
             try:
@@ -176,7 +180,8 @@ def module_subject(
         raise UserError(
             f'{name} needs an example of each of its inputs, the batch first, and pictures (N, C, H, W) before others.')
     parts = module.modules() if isinstance(module, nn.Module) else [module]
-    if any(getattr(part, '__module__', '') == '__main__' for part in parts):
+    origins = {str(getattr(part, '__module__', '')) for part in parts}
+    if '__main__' in origins:
         raise UserError(f'{name} is defined in the script itself; move it to a module, for other processes to import.')
     file = folder / 'module.pt'
     try:
@@ -186,7 +191,8 @@ def module_subject(
     np.savez(_examples(file), *arrays)
     return Subject(
         name=name, kind='module', input_size=arrays[0].shape[1:], file=str(file.absolute()),
-        bytes_on_disk=file.stat().st_size, trained=True, search_path=tuple(sys.path))
+        bytes_on_disk=file.stat().st_size, trained=True, search_path=tuple(sys.path),
+        imports=tuple(sorted(origin for origin in origins if origin and not origin.startswith('torch.'))))
 
 
 def _parse_timm(text: str) -> Subject:

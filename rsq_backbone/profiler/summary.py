@@ -3,8 +3,8 @@ import math
 from dataclasses import dataclass
 from typing import AbstractSet, Any, Callable, Dict, FrozenSet, Iterable, List, Optional, Sequence, Tuple
 
-from rsq_backbone.profiler.load import FOREIGN_CORES_NOTICED, FREQUENCY_KEPT, LOAD_AVERAGE_NOTICED, STEAL_NOTICED
-from rsq_backbone.profiler.profile import Case, CaseResult, Latency, Load, Percentile, Profile, Work
+from rsq_backbone.profiler import load
+from rsq_backbone.profiler.profile import Case, CaseResult, Latency, Percentile, Profile, Work
 from rsq_backbone.profiler.statistics import Interval, paired_ratio
 
 __all__ = [
@@ -252,35 +252,7 @@ def _some(names: Sequence[str], limit: int = 3) -> str:
 
 def disturbances(profile: Profile) -> List[str]:
     """What else the machine did meanwhile, a line each; empty where nothing was noticed."""
-    loads = [result.load for result in profile.cases if result.load is not None]
-    watches: List[Tuple[Callable[[Load], Optional[float]], float, str]] = [
-        (lambda load: load.foreign_cores, FOREIGN_CORES_NOTICED, 'other processes kept up to {:.1f} cores busy'),
-        (lambda load: _times(100, load.steal), 100 * STEAL_NOTICED, 'a hypervisor took up to {:.0f} % of the time'),
-        (lambda load: _times(100, _slower_clock(load)), 100 * (1 - FREQUENCY_KEPT),
-         'the clock became up to {:.0f} % slower'),
-        (lambda load: load.throttled, 0, 'a core slowed itself down up to {:.0f} times, as it was hot'),
-        (lambda load: load.foreign_gpu_processes, 0, 'up to {:.0f} other processes were on the GPU'),
-    ]
-    if all(load.foreign_cores is None for load in loads):  # then the load average is all there is to go by
-        watches.append((
-            lambda load: load.load_average_before and load.load_average_before[0], LOAD_AVERAGE_NOTICED,
-            'the load average was up to {:.1f} before'))
-    said = []
-    for value, threshold, text in watches:
-        found = [v for v in map(value, loads) if v is not None and v > threshold]
-        if found:
-            said.append(f'{text.format(max(found))}, in {len(found)} of {len(loads)} cases')
-    return said
-
-
-def _times(factor: float, share: Optional[float]) -> Optional[float]:
-    return None if share is None else factor * share
-
-
-def _slower_clock(load: Load) -> Optional[float]:
-    if not load.frequency_before or load.frequency_after is None:
-        return None
-    return 1 - load.frequency_after / load.frequency_before
+    return load.disturbances([result.load for result in profile.cases if result.load is not None])
 
 
 def assumptions(profile: Profile) -> List[str]:

@@ -123,7 +123,9 @@ def calls_table(profile: Profile) -> Table:
         ('spread', lambda r: _of(r.latency, lambda x: _percent(x.spread))),
         ('p90 [95 %], ms', lambda r: _of(r.latency, lambda x: with_interval(x, x.p90))),
         ('p99 [95 %], ms', lambda r: _of(r.latency, lambda x: with_interval(x, x.p99))),
-    ), 'Spread: interquartile range as a share of the median.')
+        ('energy, J', lambda r: '-' if r.energy is None else figure(r.energy)),
+    ), 'Spread: interquartile range as a share of the median. Energy: of the whole processor during a call, idle power '
+       'included; -: not measured, as the system lets nobody read it.')
 
 
 def memory_table(profile: Profile) -> Table:
@@ -155,7 +157,7 @@ def load_table(profile: Profile) -> Table:
 
 
 def cuda_table(profile: Profile) -> Table:
-    """GPU memory, of the cases that used one."""
+    """The GPU's own time and memory, of the cases that used one."""
     results = [r for r in profile.cases if r.memory is not None and r.memory.cuda is not None]
 
     def cell(name: str) -> Callable[[CaseResult], str]:
@@ -163,8 +165,11 @@ def cuda_table(profile: Profile) -> Table:
 
     return _by_case('cuda', profile, results, (
         ('p50 by events, ms', lambda r: _of(r.device_latency, lambda x: with_interval(x, x.p50))),
+        ('inputs there, ms', lambda r: _of(r.transfers, lambda x: milliseconds(x.to_device))),
+        ('outputs back, ms', lambda r: _of(r.transfers, lambda x: milliseconds(x.to_host))),
         *((f'{name}, MB', cell(name)) for name in ('allocated', 'reserved', 'process', 'context', 'device'))),
-        "By events: on the GPU's own clock, without the caller's waiting. "
+        "By events: on the GPU's own clock, without the caller's waiting. There and back: between ordinary memory and "
+        "the GPU's, in no latency. "
         "Allocated and reserved: peaks of PyTorch's allocator. Process: this process's memory on the device, its "
         'context included. Device: of all processes, at the peak.')
 

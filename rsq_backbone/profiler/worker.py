@@ -56,6 +56,11 @@ class _Worker:
         if not entry.needs_file:
             self._subject.import_libraries()
         imports = time.perf_counter() - start
+        self._context = None
+        if device == 'cuda':
+            from rsq_backbone.profiler.gpu import open_device
+
+            self._context = open_device()
         self._whole_path = None
         if whole_path:
             from rsq_backbone.profiler.end_to_end import end_to_end
@@ -66,7 +71,7 @@ class _Worker:
         if gpu_memory_cap is not None:
             from rsq_backbone.profiler.gpu import limit_gpu_memory
 
-            limit_gpu_memory(gpu_memory_cap)
+            limit_gpu_memory(gpu_memory_cap, self._context or 0)
         return {'imports': imports, 'resident': resident()}
 
     def load(
@@ -118,11 +123,12 @@ class _Worker:
             if steady or sum(times) > _WARM_UP_LIMIT:
                 return {'calls': len(times), 'steady': steady, 'seconds_per_call': last}
 
-    def time(self, seconds: float, least: int) -> Dict[str, List[float]]:
+    def time(self, seconds: float, least: int) -> Dict[str, Any]:
         """Calls for so long, and at least so many, after one for the caches that others have filled meanwhile.
 
         Returns:
-            Seconds of each by the clock on the wall, and by the device's own where it has one.
+            Seconds of each by the clock on the wall, and by the device's own where it has one; and how many calls there
+            were, the first one included.
         """
         self._call()
         wall: List[float] = []
@@ -134,7 +140,7 @@ class _Worker:
             wall.append(time.perf_counter() - start)
             if on_device is not None:
                 device.append(on_device)
-        return {'wall': wall, 'device': device}
+        return {'wall': wall, 'device': device, 'calls': 1 + len(wall)}
 
     def memory(self, calls: int) -> Dict[str, Any]:
         for _ in range(calls):
@@ -143,8 +149,16 @@ class _Worker:
         if self._runtime.device == 'cuda':
             from rsq_backbone.profiler.gpu import cuda_memory
 
-            cuda = dataclasses.asdict(cuda_memory())
+            cuda = dataclasses.asdict(cuda_memory(self._context))
         return {'peak': peak_resident(), 'cuda': cuda}
+
+    def transfers(self, shape: Sequence[int], seed: int, calls: int) -> Dict[str, float]:
+        """Median seconds for the inputs' way to the device, and for the outputs' way back."""
+        inputs = self._inputs(shape, seed)
+        there, back = (
+            statistics.median(_seconds(move) for _ in range(calls))
+            for move in (lambda: self._runtime.bind(inputs), self._runtime.outputs))
+        return {'to_device': there, 'to_host': back}
 
     def export(self, shape: Sequence[int], seed: int, file: str) -> Dict[str, Any]:
         """Write the network to an ONNX file for these inputs."""

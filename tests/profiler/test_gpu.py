@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rsq_backbone.errors import UserError
-from rsq_backbone.profiler.gpu import cuda_memory, gpu_processes, gpus, limit_gpu_memory
+from rsq_backbone.profiler.gpu import cuda_memory, gpu_processes, gpus, limit_gpu_memory, open_device
 from rsq_backbone.profiler.process_memory import is_memory_failure
 
 GB = 10 ** 9
@@ -123,6 +123,24 @@ def test_memory_on_the_gpu_is_that_of_the_allocator_the_process_and_the_device(f
     assert (found.process, found.device) == (412 * MIB, 1.5 * GB)
     nvidia_smi('--query-compute-apps=pid,used_memory', '1, 90')  # in a container, this process has another number
     assert cuda_memory().process is None
+
+
+@posix
+def test_the_context_is_what_the_driver_says_of_a_process_that_opened_the_device(fake_cuda, nvidia_smi, monkeypatch):
+    opened = []
+    monkeypatch.setattr(torch, 'zeros', lambda *size, device: opened.append(device))
+    monkeypatch.setattr(torch.cuda, 'empty_cache', lambda: opened.append('emptied'))
+    nvidia_smi('--query-compute-apps=pid,used_memory', f'{os.getpid()}, 310')
+    assert open_device() == 310 * MIB
+    assert opened == ['cuda', 'emptied']
+    nvidia_smi('--query-compute-apps=pid,used_memory', '1, 90')
+    assert open_device() is None
+
+
+@cuda
+def test_an_open_device_holds_no_tensors():
+    open_device()
+    assert torch.cuda.memory_allocated() == 0
 
 
 @cuda

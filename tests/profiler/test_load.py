@@ -66,7 +66,7 @@ def test_a_planted_load_is_noticed():
         planted.stdout.close()
     assert used > 0.9
     assert found.foreign_cores * seconds >= 0.5 * used
-    assert disturbances(found)[0].startswith('other processes kept ')
+    assert disturbances([found])[0].startswith('other processes kept ')
 
 
 @pytest.fixture
@@ -176,18 +176,25 @@ def test_own_processes_on_the_gpu_are_not_foreign(monkeypatch):
 
 
 @pytest.mark.parametrize(('load', 'said'), [
-    (QUIET, ()),  # its own load average and its own waiting threads are no disturbance
-    (replace(QUIET, foreign_cores=0.42), ('other processes kept 0.42 cores busy',)),
+    (QUIET, []),  # its own load average and its own waiting threads are no disturbance
+    (replace(QUIET, foreign_cores=0.42), ['other processes kept 0.42 cores busy']),
     (replace(QUIET, foreign_cores=None, load_average_before=(0.7, 0, 0)),
-     ('the load average was 0.70 before the run',)),
-    (replace(QUIET, foreign_cores=None, load_average_before=None), ()),
-    (replace(QUIET, steal=0.08), ('the hypervisor took 8% of the time',)),
+     ['the load average was 0.7 before the run']),
+    (replace(QUIET, foreign_cores=None, load_average_before=None), []),
+    (replace(QUIET, steal=0.08), ['the hypervisor took 8% of the time']),
+    (replace(QUIET, foreign_cores=0.09, steal=0.01), []),
     (replace(QUIET, frequency_before=3400.0, frequency_after=2100.0),
-     ('the frequency fell from 3400 to 2100 MHz',)),
-    (replace(QUIET, frequency_before=3400.0, frequency_after=3100.0), ()),
-    (replace(QUIET, throttled=3), ('the processor slowed itself down 3 times because it was hot',)),
+     ['the frequency fell by 38%']),
+    (replace(QUIET, frequency_before=3400.0, frequency_after=3100.0), []),
+    (replace(QUIET, frequency_before=2000.0, frequency_after=3000.0), []),
+    (replace(QUIET, throttled=3), ['a core slowed itself down 3 times because it was hot']),
     (replace(QUIET, foreign_gpu_processes=2, foreign_cores=1.0),
-     ('other processes kept 1.00 cores busy', '2 other processes were on the GPU')),
+     ['other processes kept 1.00 cores busy', '2 other processes were on the GPU']),
 ])
 def test_disturbances_are_said_in_sentences(load, said):
-    assert disturbances(load) == said
+    assert disturbances([load]) == said
+
+
+def test_of_several_loads_the_worst_is_said_and_how_many_there_were():
+    loads = [QUIET, replace(QUIET, foreign_cores=0.3), replace(QUIET, foreign_cores=0.5)]
+    assert disturbances(loads) == ['other processes kept 0.50 cores busy, at the worst; in 2 of 3 cases']

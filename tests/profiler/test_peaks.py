@@ -21,7 +21,7 @@ class Machine:
         self.threads = set()
         self.precisions = set()
         monkeypatch.setattr(peaks_module, 'time', self)
-        monkeypatch.setattr(peaks_module, '_last_level_cache', lambda: 0)
+        monkeypatch.setattr(peaks_module, 'caches', list)
         monkeypatch.setattr(torch, 'mm', self.mm)
         monkeypatch.setattr(torch.Tensor, 'copy_', lambda target, source: self.copy(target, source))
 
@@ -76,23 +76,10 @@ def test_threads_and_precision_are_set_for_the_measurement_alone(monkeypatch):
     assert torch.get_num_threads() == before
 
 
-@pytest.mark.parametrize(('files', 'expected'), [
-    ({'index0': '48K', 'index2': '2048K', 'index3': '8192K'}, 8 * MIB),
-    ({'index0': 'unknown'}, 0),
-    ({}, 0),
-])
-def test_last_level_cache_as_linux_tells_it(files, expected, tmp_path, monkeypatch):
-    for index, size in files.items():
-        (tmp_path / index).mkdir()
-        (tmp_path / index / 'size').write_text(size + '\n')
-    monkeypatch.setattr(peaks_module, '_CACHES', tmp_path)
-    assert peaks_module._last_level_cache() == expected
-
-
 @pytest.mark.parametrize(('cache', 'expected'), [(8 * MIB, 64 * MIB), (96 * MIB, 96 * MIB), (2 ** 40, 128 * MIB)])
 def test_copies_are_as_large_as_the_cache_within_limits(cache, expected, monkeypatch):
     machine = Machine(monkeypatch)
-    monkeypatch.setattr(peaks_module, '_last_level_cache', lambda: cache)
+    monkeypatch.setattr(peaks_module, 'caches', lambda: [{'size': 48 << 10}, {'size': cache}])
     monkeypatch.setattr(peaks_module, '_COPY_LIMIT_BYTES', 128 * MIB)
     measure_peaks(threads=1)
     assert [size for kind, size in machine.calls if kind == 'copy'] == [expected]

@@ -8,7 +8,7 @@ import pytest
 
 from rsq_backbone.profiler import session as session_module
 from rsq_backbone.profiler.process import WorkerFailed
-from rsq_backbone.profiler.profile import Case
+from rsq_backbone.profiler.profile import Case, Transfers
 from rsq_backbone.profiler.session import Plan, Session
 from rsq_backbone.profiler.subjects import Subject
 
@@ -76,6 +76,9 @@ class Played:
     def memory(self, calls):
         return {'peak': 350, 'cuda': None}
 
+    def transfers(self, shape, seed, calls):
+        return {'to_device': 0.25, 'to_host': 0.125}
+
     def layers(self, shape, seed, calls):
         return [{'name': 'conv', 'type': 'Conv2d', 'seconds': 0.01}]
 
@@ -84,7 +87,8 @@ class Played:
 
     def time(self, seconds, least):
         wall = [SECONDS[self.model]] * max(least, round(seconds / SECONDS[self.model]))
-        return {'wall': wall, 'device': [0.5 * second for second in wall] if self.opened['device'] == 'cuda' else []}
+        on_gpu = self.opened['device'] == 'cuda'
+        return {'wall': wall, 'device': [0.5 * second for second in wall] if on_gpu else [], 'calls': 1 + len(wall)}
 
     def peaks(self, threads):
         return {'threads': threads, 'device': 'cpu', 'macs_per_second': 1e9, 'bytes_per_second': 1e10}
@@ -130,7 +134,21 @@ def test_a_gpu_is_timed_by_its_own_clock_too(play):
     result = play('fast', device='cuda')['fast', 'eager']
     assert (result.latency.p50.value, result.device_latency.p50.value) == (0.125, 0.0625)
     assert result.device_latency.rounds == (0.0625,) * 4
-    assert play('fast')['fast', 'eager'].device_latency is None
+    assert result.transfers == Transfers(0.25, 0.125)
+    on_cpu = play('fast')['fast', 'eager']
+    assert (on_cpu.device_latency, on_cpu.transfers) == (None, None)
+
+
+def test_energy_is_that_of_all_calls_of_a_case_by_their_number(play, monkeypatch):
+    class Meter:
+        def lap(self):
+            return 8.0
+
+    monkeypatch.setattr(session_module, 'EnergyMeter', Meter)
+    # Eight visits, each of three calls that are timed and one that is not.
+    assert play('fast')['fast', 'eager'].energy == 8 * 8.0 / (8 * 4)
+    Meter.lap = lambda self: None
+    assert play('fast')['fast', 'eager'].energy is None
 
 
 def test_cases_take_turns_there_and_back_in_an_order_that_changes(play):

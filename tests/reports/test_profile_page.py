@@ -208,7 +208,7 @@ def test_page_begins_with_the_verdict(pages):
     for line in ('Fastest: mobilenetv2_100, openvino, 2 threads, 4.09 ms [4.01, 4.21]',
                  'Smallest: mobilenetv2_100, eager, 1 thread, 66.0 MB at its peak beyond the runtime',
                  'Noisy, spread above 10 %: res_squeezenet, onnxruntime, 2 threads', 'Not measured: 2 of 20 cases',
-                 'Disturbed: other processes kept up to 0.7 cores busy, in 1 of 18 cases'):
+                 'Disturbed: other processes kept 0.70 cores busy, at the worst; in 1 of 18 cases'):
         assert found.text.index(line) < found.text.index('Latency and memory')
     assert 'Nothing was seen to disturb' not in found.text
     assert 'Nothing was seen to disturb the measurement.' in Page(pages[growth]).text
@@ -222,7 +222,7 @@ def test_tables_have_the_figures(pages):
     assert tables['work'][1] == ['res_squeezenet', '224', '11,200,000', '800', '8.00', '141', '16.0']
     assert tables['cold'][1][-1] == '2108'
     assert Page(pages[on_cuda]).tables['cuda'][2] == [
-        '8', '3.00 [2.94, 3.09]', '132', '160', '460', '300', '580']
+        '8', '3.00 [2.94, 3.09]', '0.400', '0.0800', '132', '160', '460', '300', '580']
 
 
 def test_estimates_share_no_table_with_measurements(pages):
