@@ -2,8 +2,8 @@
 
     python benchmarks/low_end.py --output low-end/
 
-The profiler's figures for eleven networks in three runtimes at one and two threads, batch 1, each at its own input
-size, with random weights. A quarter of an hour on two cores. The folder gets profile.json (raw samples), table.md and
+The profiler's figures for eleven networks in four runtimes at one and two threads, batch 1, each at its own input
+size, with random weights. Some twenty minutes on two cores. The folder gets profile.json (raw samples), table.md and
 profile.html.
 """
 from pathlib import Path
@@ -29,19 +29,19 @@ PLAN = Plan(seconds=3, samples=64, rounds=12, limit=20)
 
 
 def table(found: Profile) -> str:
-    """A row for each network: counts, then median latency and memory by runtime and threads."""
+    """A row for each network: counts, then median latency and memory by runtime."""
     by_case = {(r.case.model, r.case.runtime, r.case.threads): r for r in found.cases}
     works = {work.model: work for work in found.works}
     rows: List[List[str]] = [[
         'network', 'parameters, M', 'MACs, G',
-        *(f'{runtime}, {count} thr.: ms' for runtime in RUNTIMES for count in THREADS),
-        *(f'{runtime}: MB' for runtime in RUNTIMES)]]
+        *(f'{runtime}, {unit}' for runtime in RUNTIMES for unit in ('ms', 'MB'))]]
     for name in dict.fromkeys(result.case.model for result in found.cases):
         work = works.get(name)
         rows.append([
             name, f'{work.parameters / 1e6:.2f}' if work else '-', f'{work.macs / 1e9:.2f}' if work else '-',
-            *(_latency(by_case[name, runtime, count]) for runtime in RUNTIMES for count in THREADS),
-            *(_memory(by_case[name, runtime, THREADS[0]]) for runtime in RUNTIMES)])
+            *(cell for runtime in RUNTIMES for cell in (
+                ' / '.join(_latency(by_case[name, runtime, count]) for count in THREADS),
+                _memory(by_case[name, runtime, THREADS[0]])))])
     return markdown_table(rows)
 
 
@@ -64,8 +64,8 @@ def main(output: Annotated[Path, typer.Option(help='Folder for the results.')]) 
         for name, case in CASES.items():
             own = Path(folder) / name
             own.mkdir()
-            picture = torch.zeros(1, 3, case.input_size, case.input_size)
-            subjects.append(module_subject(case.build().eval(), [picture], own, name))
+            shape = torch.zeros(1, 3, case.input_size, case.input_size)  # filled with noise
+            subjects.append(module_subject(case.build().eval(), [shape], own, name))
         found = profile(
             subjects, runtimes=RUNTIMES, threads=THREADS, plan=PLAN,
             progress=lambda what, done, total: advance(f'{what} {done}/{total or "?"}', 0))
@@ -74,8 +74,9 @@ def main(output: Annotated[Path, typer.Option(help='Folder for the results.')]) 
     samples = [len(result.latency.samples) for result in found.cases if result.latency]
     text = '\n\n'.join(filter(None, [
         f'{machine_line(found)}.', table(found),
-        f'Medians of {min(samples)} to {max(samples)} calls; * calls scattered by more than 10 % of the median, ** by '
-        'more than 25 %. Memory at one thread: beyond a process with the runtime only / of the whole process.',
+        f'ms: medians of {min(samples)} to {max(samples)} calls, at {" / ".join(map(str, THREADS))} threads; * calls '
+        'scattered by more than 10 % of the median, ** by more than 25 %. MB: peak at one thread, beyond a process '
+        'with the runtime only / of the whole process.',
         '; '.join(disturbances(found))]))
     write_text(output / 'table.md', text + '\n')
     print(text)

@@ -72,7 +72,7 @@ def profile(
 
         rsq profile runs/food-laptop --budget-ms 30 --budget-mb 500
 
-        rsq profile --cpu-isa avx2 --threads 1 --memory-cap 512MB   (an older, smaller machine)
+        rsq profile --runtime openvino --cpu-isa avx2 --threads 1 --memory-cap 512MB   (an older, smaller machine)
 
         rsq profile --estimate "GeForce MX130,Raspberry Pi 4"       (machines that are not here)
 

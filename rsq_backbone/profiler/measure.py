@@ -50,7 +50,8 @@ def profile(
 
     Args:
         models: What `parse_subject` takes, one or several; or one module or function of tensors of your own.
-        inputs: Of your own module, an example of each, the batch first; tensors or arrays.
+        inputs: Of your own module, an example of each, the batch first; tensors or arrays. One of zeros only says its
+            shape, and is filled with noise.
         runtimes: Names of RUNTIMES; those that are not installed are listed with the line that installs them.
         threads: Within an operation; by default as many as there are physical cores to use.
         batches: Pictures a call; of your own module by default as in `inputs`.

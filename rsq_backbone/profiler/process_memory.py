@@ -104,6 +104,8 @@ def is_memory_failure(failure: Union[BaseException, str], limited: bool = False)
     """
     if isinstance(failure, MemoryError):
         return True
+    if isinstance(failure, UserError) and failure.__cause__ is not None:  # which says it in other words, and shorter
+        return is_memory_failure(failure.__cause__, limited)
     text = str(failure)
     return bool(_SAYS_NO_MEMORY.search(text) or (limited and _MAY_MEAN_NO_MEMORY.search(text)))
 

@@ -230,7 +230,7 @@ def _answer(worker: _Worker, request: Dict[str, Any]) -> Dict[str, Any]:
         return {'result': getattr(worker, request.pop('do'))(**request)}
     except Exception as e:
         if is_memory_failure(e, worker.limited):
-            return {'error': 'does not fit', 'message': one_line(e)}
+            return {'error': 'does not fit', 'message': one_line(e.__cause__ or e)}
         return {'error': 'refused' if isinstance(e, UserError) else 'crashed', 'message': (
             str(e) if isinstance(e, UserError) else f'{type(e).__name__}: {one_line(e)}')}
 

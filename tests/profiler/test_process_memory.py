@@ -229,3 +229,12 @@ def test_other_failures_are_not_blamed_on_memory(text):
 def test_pythons_own_error_needs_no_words():
     assert is_memory_failure(MemoryError())
     assert not is_memory_failure(ValueError())
+
+
+def test_what_a_runtime_says_in_its_own_words_is_judged_by_what_it_was_told():
+    error = UserError('OpenVINO cannot load model.onnx (Exception from core.cpp: Loading input model std::bad_al ...)')
+    assert not is_memory_failure(error, limited=True)
+    error.__cause__ = RuntimeError('Loading input model std::bad_alloc')
+    assert is_memory_failure(error)
+    error.__cause__ = RuntimeError('no such operation')
+    assert not is_memory_failure(error)

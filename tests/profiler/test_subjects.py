@@ -11,6 +11,7 @@ import torch
 import torch.nn as nn
 from onnx import TensorProto, helper
 from profiled_modules import Sum, double, halve_if_large
+from torchvision.models import resnet18
 
 import seg_demos.segnet_model  # noqa: F401  registers
 from rsq_backbone.errors import UserError
@@ -328,6 +329,24 @@ def test_a_module_goes_to_another_process_with_its_weights_and_examples(tmp_path
     ''', json.dumps(subject.to_json()))
     expected = [2 * picture[i] + torch.tensor(shift[i])[:, None, None] for i in (0, 1, 0)]
     torch.testing.assert_close(torch.tensor(json.loads(done.stdout)), torch.stack(expected))
+
+
+def test_an_example_of_zeros_is_filled_with_noise_that_the_seed_decides(tmp_path):
+    subject = module_subject(Sum(), [torch.zeros(1, 3, 32, 32), np.zeros((1, 3), np.int64)], tmp_path)
+    picture, shift = subject.inputs(2, (3, 32, 32), seed=1)
+    assert (picture.shape, picture.dtype) == ((2, 3, 32, 32), np.float32)
+    assert abs(picture.std() - 1) < 0.05
+    assert not np.array_equal(picture[0], picture[1])
+    assert (shift == 0).all()  # whole numbers may be indices, which noise would break
+    again, other = (subject.inputs(2, (3, 32, 32), seed=seed)[0] for seed in (1, 2))
+    assert np.array_equal(picture, again)
+    assert not np.array_equal(picture, other)
+
+
+def test_a_module_brings_the_libraries_that_its_parts_come_from(tmp_path):
+    network = torch.nn.Sequential(resnet18(), Sum())
+    assert module_subject(network, [torch.zeros(1, 3, 4, 4)], tmp_path).imports == (
+        Sum.__module__, 'torchvision.models.resnet')
 
 
 def test_a_function_is_profiled_like_a_module(tmp_path):
