@@ -180,7 +180,7 @@ def noticed_load() -> List[str]:
     """What a profile says of the machine while another process counts."""
     # By a shell that ends at once: what this process has started itself would not be foreign.
     counting = subprocess.run(
-        ['sh', '-c', '"$0" -c "while True: pass" > /dev/null & echo $!', sys.executable],
+        ['sh', '-c', '"$0" -c "while True: pass" > /dev/null 2>&1 & echo $!', sys.executable],
         capture_output=True, text=True, check=True)
     try:
         found = profile('test_resnet', threads=[1], input_sizes=[64], plan=SHORT)
