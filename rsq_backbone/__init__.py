@@ -14,9 +14,10 @@ from rsq_backbone._import_hooks import when_imported
 
 if TYPE_CHECKING:
     from rsq_backbone.analysis import Analysis, Layer, analyze
-    from rsq_backbone.classification import Classification, classify
+    from rsq_backbone.classification import classify
     from rsq_backbone.evaluation import Evaluation, evaluate
     from rsq_backbone.images import ImageError, read_image
+    from rsq_backbone.predictions import Classification
     from rsq_backbone.profiler.compare import Comparison, compare
     from rsq_backbone.profiler.measure import profile
     from rsq_backbone.profiler.profile import Profile
@@ -36,7 +37,7 @@ __all__ = [
 
 _HOME = {
     'Analysis': 'analysis',
-    'Classification': 'classification',
+    'Classification': 'predictions',
     'Evaluation': 'evaluation',
     'Hardware': 'training.fitting',
     'ImageError': 'images',

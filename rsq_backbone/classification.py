@@ -1,7 +1,6 @@
 """What a classifier sees in photographs."""
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Iterator, List, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -10,30 +9,13 @@ from PIL import Image
 from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset, resolve_data_config
 
 from rsq_backbone.errors import UserError
-from rsq_backbone.files import write_rows
 from rsq_backbone.images import read_image
+from rsq_backbone.predictions import Classification, Prediction
 from rsq_backbone.progress import Progress, silent
 
-__all__ = ['Classification', 'Prediction', 'class_names', 'class_probabilities', 'classify', 'write_csv']
+__all__ = ['class_names', 'class_probabilities', 'classify']
 
 Source = Union[str, Path, Image.Image]
-
-
-@dataclass(frozen=True)
-class Prediction:
-    class_index: int
-    class_name: str
-    probability: float  # softmax over all classes
-
-
-@dataclass(frozen=True)
-class Classification:
-    """One picture's most probable classes, the best first."""
-
-    path: Optional[str]  # None for a picture that did not come from a file
-    width: int
-    height: int
-    predictions: Tuple[Prediction, ...]
 
 
 @torch.inference_mode()
@@ -97,20 +79,6 @@ def _probabilities(
         pictures = [image if isinstance(image, Image.Image) else read_image(Path(image)) for image in chunk]
         batch = torch.stack([transform(picture) for picture in pictures]).to(device)
         yield chunk, pictures, model(batch).float().softmax(1)
-
-
-def write_csv(results: Sequence[Classification], path: Path) -> None:
-    """path,rank,class,probability - one line for each prediction, the best of a picture having rank 1.
-
-    Raises:
-        UserError: if the file cannot be written.
-    """
-    try:
-        write_rows(path, [('path', 'rank', 'class', 'probability'), *(
-            (result.path, rank, p.class_name, f'{p.probability:.6f}')
-            for result in results for rank, p in enumerate(result.predictions, 1))])
-    except OSError as e:
-        raise UserError(f'{path} cannot be written ({e.strerror}); choose another file.') from e
 
 
 def class_names(model: nn.Module) -> Tuple[str, ...]:

@@ -8,9 +8,10 @@ import torch
 from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from rsq_backbone.classification import Classification, classify
+from rsq_backbone.classification import classify
 from rsq_backbone.errors import UserError
 from rsq_backbone.model_loading import load_model
+from rsq_backbone.predictions import Classification
 
 __all__ = ['PHOTOGRAPHS', 'DemoResult', 'demonstrate', 'draw_pyramid']
 

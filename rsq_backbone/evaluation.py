@@ -4,7 +4,7 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Sequence, Tuple, Union
+from typing import Dict, FrozenSet, List, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from rsq_backbone.progress import Progress, silent
 from rsq_backbone.results import PicturePrediction
 from rsq_backbone.training.run_folder import RunFolder
 
-__all__ = ['Evaluation', 'evaluate', 'judge', 'mistakes', 'save_evaluation']
+__all__ = ['Evaluation', 'ValidationSet', 'evaluate', 'judge', 'load_validation_set', 'mistakes', 'save_evaluation']
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,13 @@ class Evaluation:
     left_out: Tuple[str, ...]  # one line a picture that could not be used, and why
     notes: Tuple[str, ...]
     seconds: float  # of reading and classifying the pictures
+
+
+@dataclass(frozen=True)
+class ValidationSet:
+    images: LabelledImages
+    left_out: Tuple[str, ...]  # one line a picture that cannot be used, and why
+    notes: Tuple[str, ...]
 
 
 def judge(
@@ -66,24 +73,40 @@ def evaluate(
     """
     folder = RunFolder(Path(run))
     model = load_model(folder.timm_name(), pretrained=True)
-    names = class_names(model)
+    learned = frozenset() if include_training else folder.training_content()
+    validation = load_validation_set(source, class_names(model), learned, str(run), progress)
+    start = time.perf_counter()
+    probabilities = class_probabilities(validation.images.paths, model, progress=progress)
+    seconds = time.perf_counter() - start
+    metrics, predictions = judge(probabilities, validation.images)
+    return Evaluation(metrics, predictions, validation.left_out, validation.notes, seconds)
+
+
+def load_validation_set(
+        source: str, names: Tuple[str, ...], learned: FrozenSet[str], model: str, progress: Progress = silent,
+) -> ValidationSet:
+    """The pictures of a source that a model may be judged by.
+
+    Args:
+        source: As `evaluate` takes it.
+        names: The model's classes, in the order of its outputs.
+        learned: SHA-256 of the pictures that it learned from.
+        model: What errors call it.
+        progress: Told how far the work is.
+
+    Raises:
+        UserError: if there are none, or classes that the model does not know.
+    """
     checked = check(load_source(source, progress), progress)
     collection = checked.collection
     images = _in_order_of(names, collection.train if collection.val is None else collection.val)
     notes: List[str] = [*collection.notes, *checked.notes]
-    if not include_training:
-        learned = folder.training_content()
-        kept = [i for i, path in enumerate(images.paths) if checked.content[path] not in learned]
-        if len(kept) < len(images):
-            notes.append(f'{len(images) - len(kept)} of {len(images)} pictures were trained on and are left out.')
-        if not kept:
-            raise UserError(f'{run} was trained on every picture of {source}; evaluate it on others.')
-        images = images.subset(kept)
-    start = time.perf_counter()
-    probabilities = class_probabilities(images.paths, model, progress=progress)
-    seconds = time.perf_counter() - start
-    metrics, predictions = judge(probabilities, images)
-    return Evaluation(metrics, predictions, checked.left_out, tuple(notes), seconds)
+    kept = [i for i, path in enumerate(images.paths) if checked.content[path] not in learned]
+    if len(kept) < len(images):
+        notes.append(f'{len(images) - len(kept)} of {len(images)} pictures were trained on and are left out.')
+    if not kept:
+        raise UserError(f'{model} was trained on every picture of {source}; name others.')
+    return ValidationSet(images.subset(kept), checked.left_out, tuple(notes))
 
 
 def save_evaluation(evaluation: Evaluation, folder: Path) -> None:

@@ -215,7 +215,8 @@ class ResSqueezeNet(nn.Module):
             from learning once all its positions are negative; switch it off for fine-tuning at high learning rates.
 
     Raises:
-        ValueError: for an unknown geometry, output stride or residual block, or a pooling that changes the number of channels.
+        ValueError: for an unknown geometry, output stride or residual block, or a pooling that changes the number of
+            channels.
     """
 
     def __init__(
@@ -531,11 +532,12 @@ def checkpoint_filter_fn(state_dict: Dict[str, torch.Tensor], model: nn.Module) 
     whole = any(f'stages.3.res5a.{layer}.weight' in state_dict for layer in ('conv1', 'squeeze'))
     if whole or 'stem.conv1.weight' not in state_dict:
         return state_dict
-    if getattr(model, 'residual_block', 'basic') == 'fire':  # to which the bundled statistics of 'basic' say nothing
-        start = {**{key: value for key, value in state_dict.items() if not key.startswith('stages.3.')}, **_fire_start()}
-        factors = _QUARTER_SIZE['fire']
-    else:
-        start, factors = {**_basic_start(), **state_dict}, _QUARTER_SIZE['basic']
+    block = getattr(model, 'residual_block', 'basic')
+    if block == 'fire':
+        # The bundled batch norms are those of basic blocks.
+        state_dict = {key: value for key, value in state_dict.items() if not key.startswith('stages.3.')}
+    start = {**(_fire_start() if block == 'fire' else _basic_start()), **state_dict}
+    factors = _QUARTER_SIZE[block]
     return {key: value * factors[key] if key in factors else value for key, value in start.items()}
 
 

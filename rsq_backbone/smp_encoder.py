@@ -1,6 +1,6 @@
 """Res-SqueezeNet and its variants as encoders in segmentation_models_pytorch's own registry.
 
-`smp.Unet("res_squeezenet")` finds them there. (`smp.Unet("tu-res_squeezenet")` needs nothing of this: it comes by timm.)
+`smp.Unet("res_squeezenet")` finds it there. (`smp.Unet("tu-res_squeezenet")` needs nothing of this: it comes by timm.)
 """
 import json
 import os
@@ -119,8 +119,8 @@ def _place_in_hub_cache(repo_id: str, revision: str) -> None:
                     os.replace(Path(folder) / name, target)
     except OSError as e:
         raise OSError(
-            f'The weights of Res-SqueezeNet must be copied to {snapshot} for smp to find them, but: {e}. Set HF_HOME to '
-            'a folder that can be written, or put "tu-" before encoder_name, which needs no copy.') from e
+            f'The weights of Res-SqueezeNet must be copied to {snapshot} for smp to find them, but: {e}. Set HF_HOME '
+            'to a folder that can be written, or put "tu-" before encoder_name, which needs no copy.') from e
 
 
 def register_smp() -> None:

@@ -6,7 +6,7 @@ from rsq_backbone.cli._output import print_classification, print_json, progress
 from rsq_backbone.errors import UserError
 
 if TYPE_CHECKING:
-    from rsq_backbone.classification import Classification
+    from rsq_backbone.predictions import Classification
 
 
 def classify_each(

@@ -29,10 +29,10 @@ from rsq_backbone.progress import Progress
 
 if TYPE_CHECKING:
     from rsq_backbone.analysis import Analysis
-    from rsq_backbone.classification import Classification
     from rsq_backbone.demo import DemoResult
     from rsq_backbone.evaluation import Evaluation
     from rsq_backbone.metrics import ClassMetrics, Interval
+    from rsq_backbone.predictions import Classification
     from rsq_backbone.results import TrainingResult
 
 T = TypeVar('T')

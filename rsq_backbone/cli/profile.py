@@ -99,7 +99,7 @@ def profile(
     if any(name.startswith('smp:') or Path(name).is_dir() for name in names):
         import seg_demos.segnet_model  # noqa: F401  tells smp of SegNet
     runtimes = _list('--runtime', runtime, str) if runtime else [
-        name for name, entry in RUNTIMES.items() if name != 'compile' and device in entry.devices
+        name for name, entry in RUNTIMES.items() if entry.by_default and device in entry.devices
         and entry.missing() is None]
     with progress_bars() as progress:
         result = measure(

@@ -23,6 +23,7 @@ class RuntimeEntry:
     devices: Tuple[str, ...] = ('cpu',)
     isa_variables: Tuple[str, ...] = ()  # of _ISA_VALUES, that keep it from using the processor's newer instructions
     isa_exceptions: str = ''  # what uses them all the same
+    by_default: bool = True  # whether who names no runtime means this one too
     cache_variable: Optional[str] = None  # names the folder of compiled code; preparing is only cold if it is empty
 
     def missing(self) -> Optional[str]:
@@ -39,20 +40,24 @@ _EAGER = RuntimeEntry(
     'rsq_backbone.runtimes.eager', 'Eager', ('torch',), 'pip install rsq-backbone', devices=('cpu', 'cuda'),
     isa_variables=('ATEN_CPU_CAPABILITY', 'ONEDNN_MAX_CPU_ISA', 'MKL_ENABLE_INSTRUCTIONS'))
 
+_OPENVINO = RuntimeEntry(
+    'rsq_backbone.runtimes.openvino', 'OpenVino', ('openvino',), 'pip install "rsq-backbone[openvino]"',
+    needs_file=True, isa_variables=('ONEDNN_MAX_CPU_ISA',),
+    isa_exceptions='reductions and other layers outside its oneDNN still use what this processor has')
+
 RUNTIMES: Dict[str, RuntimeEntry] = {
     'eager': _EAGER,
     'eager-channels-last': replace(_EAGER, class_name='EagerChannelsLast'),
     'compile': replace(
         _EAGER, module='rsq_backbone.runtimes.compiled', class_name='Compiled',
+        by_default=False,  # half a minute of compiling
         cache_variable='TORCHINDUCTOR_CACHE_DIR',
         isa_exceptions='the C++ compiler still turns plain loops into what this processor has'),
     'onnxruntime': RuntimeEntry(
         'rsq_backbone.runtimes.onnx_runtime', 'OnnxRuntime', ('onnxruntime',), 'pip install "rsq-backbone[onnx]"',
         needs_file=True),
-    'openvino': RuntimeEntry(
-        'rsq_backbone.runtimes.openvino', 'OpenVino', ('openvino',), 'pip install "rsq-backbone[openvino]"',
-        needs_file=True, isa_variables=('ONEDNN_MAX_CPU_ISA',),
-        isa_exceptions='reductions and other layers outside its oneDNN still use what this processor has'),
+    'openvino': _OPENVINO,
+    'openvino-bf16': replace(_OPENVINO, class_name='OpenVinoBf16', by_default=False),  # other numbers than the others'
 }
 
 # As each library reads them, once, when it is loaded: oneDNN's and MKL's names for what ATen calls its capability. MKL
