@@ -25,9 +25,9 @@ def predict(
     from rsq_backbone.errors import UserError
 
     with loading('loading PyTorch'):
-        from rsq_backbone.classification import write_csv
         from rsq_backbone.images import list_images
         from rsq_backbone.model_loading import load_model
+        from rsq_backbone.predictions import write_csv
         from rsq_backbone.training.run_folder import RunFolder
 
         network = load_model(RunFolder(run).timm_name(), pretrained=True)

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any, Callable, Dict, FrozenSet, Optional, Sequence, TypeVar
+from typing import Any, Callable, Dict, FrozenSet, List, Optional, Sequence, TypeVar
 
 import safetensors.torch
 import torch.nn as nn
@@ -156,10 +156,17 @@ class RunFolder:
 
     def training_content(self) -> FrozenSet[str]:
         """SHA-256 of every picture that the model learned from or that its epoch was chosen by."""
+        return frozenset(row['sha256'] for row in self._rows() if row['part'] != 'validation')
+
+    def pictures(self, part: str) -> List[Dict[str, str]]:
+        """Those of one part, 'train', 'held_out' or 'validation', with `path`, `label` and `sha256` each."""
+        return [row for row in self._rows() if row['part'] == part]
+
+    def _rows(self) -> List[Dict[str, str]]:
         if not self._split.exists():  # a checkpoint that came without its run
-            return frozenset()
+            return []
         with self._split.open(newline='', encoding='utf-8') as file:
-            return frozenset(row['sha256'] for row in csv.DictReader(file) if row['part'] != 'validation')
+            return list(csv.DictReader(file))
 
     def save_predictions(self, predictions: Sequence[PicturePrediction]) -> None:
         """predictions.csv: every validation picture with its true and its predicted class."""

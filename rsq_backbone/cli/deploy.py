@@ -1,0 +1,111 @@
+"""rsq deploy"""
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional, Tuple
+
+import typer
+
+if TYPE_CHECKING:
+    from rsq_backbone.deploy.deployment import Candidate, Deployment, Speed
+
+
+def deploy(
+        run: Annotated[Path, typer.Argument(metavar='RUN', help='Run folder of rsq finetune.')],
+        data: Annotated[Optional[str], typer.Option(
+            metavar='DATA', help='Pictures with classes to judge by, as rsq evaluate takes them. By default those that '
+            'the run was judged by.')] = None,
+        target: Annotated[Optional[str], typer.Option(
+            help='onnx, openvino, ncnn or torch-export. By default the faster of onnx and openvino.')] = None,
+        precision: Annotated[Optional[str], typer.Option(
+            help='fp32, bf16 or int8. By default whatever is fastest.')] = None,
+        calibration: Annotated[Optional[Path], typer.Option(
+            metavar='FOLDER', help='Pictures for int8 to find the ranges of activations by. By default those that the '
+            'run was trained on.')] = None,
+        max_drop: Annotated[float, typer.Option(
+            min=0, help='Points of accuracy that may be lost. What loses more gives way to a higher precision.')] = 1.0,
+        threads: Annotated[Optional[int], typer.Option(
+            min=1, max=1024, help='To run with. By default as many as there are cores.')] = None,
+        output: Annotated[Optional[Path], typer.Option(
+            help="Folder of the artifact. By default the run's, with -artifact at its end.")] = None,
+        overwrite: Annotated[bool, typer.Option('--overwrite', help='Replace an artifact that is there.')] = False,
+        json: Annotated[bool, typer.Option('--json', help='Print JSON instead of the table.')] = False,
+) -> None:
+    """Make a trained classifier small and fast: find the runtime and precision that suit this machine, and prove them.
+
+    Each candidate is compared with PyTorch on pictures that the network did not learn from and measured by the
+    profiler. The fastest that keeps the accuracy is written as a folder that runs without PyTorch.
+
+    Examples:
+
+        rsq deploy runs/photos-laptop
+
+        rsq deploy runs/photos-laptop --data more-photos/ --threads 1 --max-drop 0.5
+
+        rsq deploy runs/photos-laptop --target onnx --precision int8 --calibration photos/ --output phone/
+    """
+    from rsq_backbone.cli._output import loading, print_json, progress_bars
+
+    with loading('loading PyTorch'):
+        from rsq_backbone.deploy.deployment import deploy as deploy_run
+
+    with progress_bars() as progress:
+        result = deploy_run(
+            run, data, target=target, precision=precision, calibration=calibration, max_drop=max_drop,
+            threads=threads, output=output, overwrite=overwrite, progress=progress)
+    if json:
+        print_json(result)
+    else:
+        _print(result)
+
+
+def _print(result: 'Deployment') -> None:
+    from rich.table import Table
+
+    from rsq_backbone.cli._output import print_data_report, print_path, stdout
+
+    print_data_report((), result.notes)
+    stdout.print(
+        f'{result.model}, {result.threads} thread{"s" if result.threads > 1 else ""}, judged by {result.pictures} '
+        f'pictures, of which one is {100 / result.pictures:.2f} points', style='bold', highlight=False)
+    table = Table(box=None)
+    table.add_column('', no_wrap=True)
+    for column in ('p50\nms', 'p90\nms', 'times\nas fast', 'process\nMB', 'files\nMB', 'accu-\nracy %', 'as Py-\nTorch'):
+        table.add_column(column, justify='right', no_wrap=True)
+    table.add_column('', no_wrap=True)
+    table.add_row(
+        'PyTorch eager', *_speed(result.eager), f'{result.bytes / 1e6:.2f}', f'{100 * result.accuracy:.1f}', '', '')
+    for one in result.candidates:
+        chosen = one == result.chosen
+        table.add_row(*_row(one, chosen), style='bold green' if chosen else 'dim' if one.status != 'sound' else '')
+    stdout.print(table)
+    print_path(
+        'process: peak of the whole process. as PyTorch: share of the pictures that get the class which PyTorch gives '
+        'them. * scattered by more than 10 %, ** by more than 25 %.', 'dim')
+    for one in result.candidates:
+        if one.message:
+            print_path(f'{one.name}: {one.status}: {one.message}')
+    print_path(f'\nwritten:       {result.folder}')
+    print_path(f'use it:        rsq predict {result.folder} PICTURE ...')
+    print_path(f'without this:  python {result.folder}/artifact.py PICTURE ...   (needs {_needs(result.chosen)})')
+
+
+def _row(one: 'Candidate', chosen: bool) -> Tuple[str, ...]:
+    return (
+        one.name, *_speed(one.speed), '-' if one.bytes is None else f'{one.bytes / 1e6:.2f}',
+        '-' if one.accuracy is None else f'{100 * one.accuracy:.1f}',
+        '-' if one.top1_agreement is None else f'{100 * one.top1_agreement:.1f} %',
+        'chosen' if chosen else '' if one.status == 'sound' else one.status)
+
+
+def _speed(speed: 'Speed') -> Tuple[str, str, str, str]:
+    doubt = {'noisy': '*', 'rejected': '**'}.get(speed.verdict or '', '')
+    return (
+        '-' if speed.p50 is None else f'{1e3 * speed.p50:.2f}{doubt}',
+        '-' if speed.p90 is None else f'{1e3 * speed.p90:.2f}',
+        '' if speed.ratio is None else f'{1 / speed.ratio.median:.1f}',
+        '-' if speed.memory is None else f'{speed.memory / 1e6:.0f}')
+
+
+def _needs(one: 'Candidate') -> str:
+    from rsq_backbone.deploy.conversion import TARGETS
+
+    return f'numpy, opencv-python-headless and {TARGETS[one.target].runtime} only'

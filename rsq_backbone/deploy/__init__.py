@@ -1,0 +1,1 @@
+"""From a trained network to a folder that small machines run, and what runs it."""

@@ -1,0 +1,58 @@
+"""Writes the folders that `loader` reads."""
+import json
+import shutil
+from pathlib import Path
+from typing import Any, Dict, Sequence
+
+from rsq_backbone.deploy import loader
+from rsq_backbone.errors import UserError
+from rsq_backbone.files import sha256_of, whole_folder
+
+__all__ = ['LOADER', 'check_target', 'is_artifact', 'write_artifact']
+
+LOADER = 'artifact.py'  # what the loader is called in the folder
+
+
+def is_artifact(folder: Path) -> bool:
+    return (folder / loader.CONFIG).is_file() and (folder / loader.CHECKSUMS).is_file()
+
+
+def check_target(folder: Path, overwrite: bool) -> None:
+    """Raise a UserError unless an artifact may be written there."""
+    if folder.exists() or folder.is_symlink():
+        if not folder.is_dir() or folder.is_symlink() or not (is_artifact(folder) or not any(folder.iterdir())):
+            raise UserError(f'{folder} exists and is no artifact; choose another --output.')
+        if is_artifact(folder) and not overwrite:
+            raise UserError(f'{folder} exists: replace it with --overwrite, or choose another --output.')
+
+
+def write_artifact(folder: Path, files: Sequence[Path], config: Dict[str, Any], overwrite: bool = False) -> None:
+    """Write an artifact, which is there whole or not at all.
+
+    Args:
+        folder: To be made.
+        files: Of the network, to be copied.
+        config: What config.json is to say, without `format`.
+        overwrite: Replace an artifact that is there.
+
+    Raises:
+        UserError: if something else is there, or the folder cannot be written.
+    """
+    check_target(folder, overwrite)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with whole_folder(folder) as temporary:
+            for file in files:
+                shutil.copyfile(file, temporary / file.name)
+            shutil.copyfile(loader.__file__, temporary / LOADER)
+            (temporary / loader.CONFIG).write_text(
+                json.dumps({'format': loader.FORMAT, **config}, indent=2, allow_nan=False) + '\n', encoding='utf-8')
+            lines = []
+            for file in sorted(temporary.iterdir()):
+                with file.open('rb') as stream:
+                    lines.append(f'{sha256_of(stream)}  {file.name}\n')
+            (temporary / loader.CHECKSUMS).write_text(''.join(lines), encoding='utf-8')
+            if folder.exists():
+                shutil.rmtree(folder)
+    except OSError as e:
+        raise UserError(f'{folder} cannot be written ({e.strerror}); choose another --output.') from e

@@ -1,0 +1,468 @@
+"""Runs an artifact of `rsq deploy` by numpy, OpenCV and the artifact's own runtime, without PyTorch.
+
+It imports nothing of rsq_backbone: each artifact holds a copy of this file, by which the folder runs wherever it is
+copied to.
+
+    python artifact/artifact.py photo.jpg
+
+    from artifact import load, read_picture
+    load('artifact').classify(read_picture('photo.jpg'))
+"""
+import argparse
+import hashlib
+import importlib
+import json
+import os
+import re
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
+
+import numpy as np
+
+# Read once, when OpenCV is loaded: a small file may be a picture of many gigabytes.
+os.environ.setdefault('OPENCV_IO_MAX_IMAGE_PIXELS', '100000000')
+import cv2
+
+__all__ = ['Artifact', 'ArtifactError', 'load', 'read_picture']
+
+FORMAT = 1
+CONFIG, CHECKSUMS = 'config.json', 'checksums.sha256'
+_MAX_TEXT = 16 << 20  # bytes of either of the two
+_MAX_FILE = 200 << 20  # bytes of a picture's file
+_KEYS: Dict[str, Any] = {
+    'task': str, 'model': str, 'classes': list, 'preprocessing': dict, 'size_multiple': int, 'target': str,
+    'runtime': str, 'runtime_version': str, 'precision': str}
+
+
+class ArtifactError(ValueError):
+    """Says in one line what is wrong with an artifact or a picture, and how to mend it."""
+
+
+class Artifact:
+    """A classifier or a segmentation network, ready to run.
+
+    `classes` are in the order of the network's outputs, `config` is what config.json says.
+    """
+
+    def __init__(self, folder: Path, config: Dict[str, Any], run: Callable[[np.ndarray], np.ndarray]) -> None:
+        self.folder = folder
+        self.config = config
+        self.task: str = config['task']
+        self.classes: Tuple[str, ...] = tuple(config['classes'])
+        self._run = run
+        preprocessing = config['preprocessing']
+        self._mean, self._std = (np.array(preprocessing[key], np.float32) for key in ('mean', 'std'))
+
+    def preprocess(self, picture: np.ndarray) -> np.ndarray:
+        """What the network takes of a picture: (H, W, 3) uint8 RGB -> (1, 3, h, w) float32.
+
+        For a classifier resized and cropped as for its training, for a segmentation network extended at the right and
+        the lower edge to sides that it can take.
+        """
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
+            raise ArtifactError(f'a picture is (H, W, 3) uint8 RGB, not {picture.shape} {picture.dtype}.')
+        if self.task == 'classification':
+            picture = _resize_and_crop(picture, self.config['preprocessing'])
+        else:
+            multiple = self.config['size_multiple']
+            rows, columns = (-size % multiple for size in picture.shape[:2])
+            picture = np.pad(picture, ((0, rows), (0, columns), (0, 0)), mode='edge')
+        x = (picture.astype(np.float32) / 255 - self._mean) / self._std
+        return np.ascontiguousarray(x.transpose(2, 0, 1)[None])
+
+    def run(self, batch: np.ndarray) -> np.ndarray:
+        """(N, 3, h, w) float32 -> logits (N, classes) or (N, classes, h, w)."""
+        logits = np.concatenate([self._run(batch[i:i + 1]) for i in range(len(batch))])
+        if logits.shape[1] != len(self.classes) or not np.isfinite(logits).all():
+            raise ArtifactError(
+                f'{self.folder}: the network gives no logits of {len(self.classes)} classes; deploy again.')
+        return logits
+
+    def classify(self, picture: np.ndarray) -> np.ndarray:
+        """Probability of each class, (classes,) float32, of a picture (H, W, 3) uint8 RGB."""
+        logits = self.run(self.preprocess(picture))[0]
+        powers = np.exp(logits - logits.max())
+        return powers / powers.sum()
+
+    def segment(self, picture: np.ndarray) -> np.ndarray:
+        """The class of each pixel, (H, W) uint8, of a picture (H, W, 3) uint8 RGB, at once and not in tiles."""
+        logits = self.run(self.preprocess(picture))[0]
+        return logits.argmax(0).astype(np.uint8)[:picture.shape[0], :picture.shape[1]]
+
+
+def load(folder: Union[str, Path], threads: Optional[int] = None) -> Artifact:
+    """Check an artifact and make it ready.
+
+    Args:
+        folder: Of `rsq deploy`.
+        threads: For the work inside one operation; by default as many as the process may use cores.
+
+    Raises:
+        ArtifactError: if the folder is no artifact, damaged or changed, or its runtime is missing or too old.
+    """
+    folder = Path(folder)
+    config = _read_config(folder)
+    files = _check_files(folder)
+    _check_runtime(config['runtime'], config['runtime_version'])
+    try:
+        run = _RUNTIMES[config['runtime']][1](folder, config, files, threads or _usable_cores())
+    except ArtifactError:
+        raise
+    except Exception as e:  # each runtime raises what it likes
+        raise ArtifactError(f'{config["runtime"]} cannot load {folder} ({_one_line(e)}); deploy again.') from e
+    return Artifact(folder, config, run)
+
+
+def read_picture(file: Union[str, Path]) -> np.ndarray:
+    """A picture's file as (H, W, 3) uint8 RGB, upright; transparency is laid on white, 16 bits are scaled to 8.
+
+    Raises:
+        ArtifactError: if there is no such picture, or it is too large.
+    """
+    file = Path(file)
+    try:
+        if file.stat().st_size > _MAX_FILE:
+            raise ArtifactError(f'{file}: more than {_MAX_FILE >> 20} MB; scale it down first.')
+        data = np.frombuffer(file.read_bytes(), np.uint8)
+    except OSError as e:
+        raise ArtifactError(f'{file}: cannot be read ({e.strerror}); check the path.') from None
+    # Only JPEGs are turned by their EXIF tag, which OpenCV obeys only where it makes them 8-bit BGR.
+    is_jpeg = data[:2].tobytes() == b'\xff\xd8'
+    try:
+        picture = cv2.imdecode(data, cv2.IMREAD_COLOR if is_jpeg else cv2.IMREAD_UNCHANGED) if data.size else None
+    except cv2.error as e:
+        raise ArtifactError(f'{file}: cannot be decoded ({_one_line(e)}); scale it down or save it again.') from None
+    if picture is None:
+        raise ArtifactError(f'{file}: not an image, or damaged; save it as JPEG or PNG.')
+    return _to_rgb(picture)
+
+
+def _to_rgb(picture: np.ndarray) -> np.ndarray:
+    """What OpenCV decoded: grey, BGR or BGRA, of 8 or 16 bits or float."""
+    if picture.dtype != np.uint8:
+        white = 65535 if picture.dtype == np.uint16 else max(float(picture.max()), 1e-6)
+        picture = (picture.astype(np.float32) * (255 / white) + 0.5).clip(0, 255).astype(np.uint8)
+    if picture.ndim == 2:
+        picture = picture[..., None]
+    if picture.shape[2] in (2, 4):
+        share = picture[..., -1:].astype(np.float32) / 255
+        picture = (picture[..., :-1] * share + 255 * (1 - share) + 0.5).astype(np.uint8)
+    return np.ascontiguousarray(picture[..., ::-1] if picture.shape[2] == 3 else picture.repeat(3, 2))
+
+
+# ---- preprocessing, as timm's and Pillow's to the grey level ----
+
+def _resize_and_crop(picture: np.ndarray, preprocessing: Dict[str, Any]) -> np.ndarray:
+    height, width = preprocessing['input_size']
+    tall, wide = (int(side / preprocessing['crop_pct']) for side in (height, width))
+    if preprocessing['crop_mode'] != 'squash':  # scales the shorter side, and cuts from the longer
+        rows, columns = picture.shape[:2]
+        shorter = tall
+        tall, wide = (
+            (shorter, int(shorter * columns / rows)) if rows <= columns else (int(shorter * rows / columns), shorter))
+    kernel, support = _KERNELS[preprocessing['interpolation']]
+    picture = _resample(picture, wide, kernel, support)
+    picture = _resample(picture.swapaxes(0, 1), tall, kernel, support).swapaxes(0, 1)
+    top, left = round((tall - height) / 2), round((wide - width) / 2)
+    return picture[top:top + height, left:left + width]
+
+
+def _resample(
+        picture: np.ndarray, length: int, kernel: Callable[[np.ndarray], np.ndarray], support: float) -> np.ndarray:
+    """(H, W, C) -> (H, length, C) as Pillow does it: a kernel as wide as a new pixel, in its fixed-point numbers."""
+    width = picture.shape[1]
+    if width == length:
+        return picture
+    scale = width / length
+    stretch = max(scale, 1.0)
+    centres = (np.arange(length) + 0.5) * scale
+    first = np.maximum(centres - support * stretch + 0.5, 0).astype(int)
+    last = np.minimum(centres + support * stretch + 0.5, width).astype(int)
+    out = np.empty((picture.shape[0], length, picture.shape[2]), np.uint8)
+    for start in range(0, length, 16):
+        some = slice(start, start + 16)
+        places = np.arange(first[some][0], last[some][-1])[:, None]
+        weights = kernel((places - centres[some] + 0.5) / stretch)
+        weights[(places < first[some]) | (places >= last[some])] = 0
+        # Whole numbers, of which float64 adds up all exactly; away from zero where they are halves, as C casts.
+        weights = weights / weights.sum(0) * (1 << 22)
+        weights = np.trunc(weights + np.copysign(0.5, weights))
+        part = picture[:, places[0, 0]:places[-1, 0] + 1].astype(np.float64)
+        sums = np.floor((part.swapaxes(1, 2) @ weights + (1 << 21)) / (1 << 22))
+        out[:, some] = sums.clip(0, 255).swapaxes(1, 2)
+    return out
+
+
+def _bicubic(x: np.ndarray) -> np.ndarray:
+    a, x = -0.5, np.abs(x)
+    near, far = ((a + 2) * x - (a + 3)) * x * x + 1, (((x - 5) * x + 8) * x - 4) * a
+    return np.where(x < 1, near, np.where(x < 2, far, 0.0))
+
+
+def _bilinear(x: np.ndarray) -> np.ndarray:
+    return np.maximum(1 - np.abs(x), 0)
+
+
+_KERNELS: Dict[str, Tuple[Callable[[np.ndarray], np.ndarray], float]] = {
+    'bicubic': (_bicubic, 2.0), 'bilinear': (_bilinear, 1.0)}
+
+
+# ---- what is in the folder ----
+
+def _read_config(folder: Path) -> Dict[str, Any]:
+    file = folder / CONFIG
+    if not file.is_file() or not (folder / CHECKSUMS).is_file():
+        raise ArtifactError(f'{folder} is no artifact ({CONFIG} or {CHECKSUMS} is missing); rsq deploy makes one.')
+    try:
+        config = json.loads(_read_text(file))
+        if config.get('format') != FORMAT:
+            raise ArtifactError(
+                f'{folder} is of format {config.get("format")!r}, and this reads format {FORMAT}; deploy again, or '
+                'update rsq-backbone.')
+        wrong = [key for key, kind in _KEYS.items() if not isinstance(config.get(key), kind)]
+        if wrong:
+            raise ValueError(f'{wrong[0]} is missing or of the wrong kind')
+        _check_values(config)
+    except ArtifactError:
+        raise
+    except (ValueError, AttributeError, TypeError, KeyError, RecursionError) as e:
+        raise ArtifactError(f'{file} is damaged ({_one_line(e)}); copy the artifact again.') from e
+    return dict(config)
+
+
+def _check_values(config: Dict[str, Any]) -> None:
+    """Raise a ValueError, TypeError or KeyError for what would go wrong later."""
+    classes, preprocessing = config['classes'], config['preprocessing']
+    if not 1 <= len(classes) <= 100_000 or not all(isinstance(name, str) for name in classes):
+        raise ValueError('classes is no list of names')
+    if config['task'] not in ('classification', 'segmentation'):
+        raise ValueError(f'task is {config["task"]!r}')
+    if config['runtime'] not in _RUNTIMES:
+        raise ValueError(f'runtime is {config["runtime"]!r}, and may be {", ".join(_RUNTIMES)}')
+    if not 1 <= config['size_multiple'] <= 1024:
+        raise ValueError('size_multiple is out of range')
+    sides = preprocessing['input_size']
+    if len(sides) != 2 or not all(isinstance(side, int) and 1 <= side <= 8192 for side in sides):
+        raise ValueError('input_size is no height and width')
+    for key in ('mean', 'std'):
+        values = preprocessing[key]
+        if len(values) != 3 or not all(isinstance(value, (int, float)) and 0 <= value <= 1 for value in values):
+            raise ValueError(f'{key} is no list of three shares')
+    if not all(preprocessing['std']):
+        raise ValueError('std holds a zero')
+    if config['task'] == 'classification':
+        if preprocessing['interpolation'] not in _KERNELS or preprocessing['crop_mode'] not in ('center', 'squash'):
+            raise ValueError('interpolation or crop_mode is not known')
+        if not 0.1 <= preprocessing['crop_pct'] <= 1:
+            raise ValueError('crop_pct is out of range')
+
+
+def _check_files(folder: Path) -> List[str]:
+    """The files' names, once all of them have been seen to be what was deployed."""
+    names: List[str] = []
+    for line in _read_text(folder / CHECKSUMS).splitlines():
+        found = re.fullmatch(r'([0-9a-f]{64})  ([A-Za-z0-9_][A-Za-z0-9_.-]*)', line)
+        if found is None:
+            raise ArtifactError(f'{folder / CHECKSUMS} is damaged; copy the artifact again.')
+        name = found.group(2)
+        try:
+            same = _sha256(folder / name) == found.group(1)
+        except OSError:
+            raise ArtifactError(f'{folder / name} is missing or cannot be read; copy the artifact again.') from None
+        if not same:
+            raise ArtifactError(
+                f'{folder / name} is damaged or was changed (its checksum differs); copy the artifact again.')
+        names.append(name)
+    if CONFIG not in names:
+        raise ArtifactError(f'{folder / CHECKSUMS} does not list {CONFIG}; copy the artifact again.')
+    return names
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open('rb') as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _read_text(file: Path) -> str:
+    try:
+        with file.open('rb') as stream:
+            data = stream.read(_MAX_TEXT + 1)
+        if len(data) > _MAX_TEXT:
+            raise ArtifactError(f'{file} is too large to be of an artifact; copy the artifact again.')
+        return data.decode('utf-8')
+    except (OSError, UnicodeDecodeError) as e:
+        raise ArtifactError(f'{file} cannot be read ({_one_line(e)}); copy the artifact again.') from e
+
+
+# ---- runtimes ----
+
+def _check_runtime(name: str, wanted: str) -> None:
+    package = _RUNTIMES[name][0]
+    mend = f'pip install "{package}>={wanted}"'
+    try:
+        found = version(package)
+    except PackageNotFoundError:
+        raise ArtifactError(f'this artifact needs {package}, which is not installed: {mend}') from None
+    if _numbers(found) < _numbers(wanted):
+        raise ArtifactError(f'this artifact was made with {package} {wanted}, and {found} is older: {mend}')
+
+
+def _numbers(text: str) -> Tuple[int, ...]:
+    """The first two numbers of a version; what follows mends faults and changes no file format."""
+    return tuple(int(number) for number in re.findall(r'\d+', text)[:2])
+
+
+def _only(files: Sequence[str], suffix: str) -> str:
+    names = [name for name in files if name.endswith(suffix)]
+    if len(names) != 1:
+        raise ArtifactError(f'the artifact holds {len(names)} files that end in {suffix} instead of one; deploy again.')
+    return names[0]
+
+
+def _onnxruntime(
+        folder: Path, config: Dict[str, Any], files: Sequence[str], threads: int) -> Callable[[np.ndarray], np.ndarray]:
+    os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')  # read once, on import
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry('session.set_denormal_as_zero', '1')
+    options.add_session_config_entry('session.force_spinning_stop', '1')
+    session = onnxruntime.InferenceSession(
+        str(folder / _only(files, '.onnx')), options, providers=['CPUExecutionProvider'])
+    name = session.get_inputs()[0].name
+    return lambda batch: np.asarray(session.run(None, {name: batch})[0])
+
+
+def _openvino(
+        folder: Path, config: Dict[str, Any], files: Sequence[str], threads: int) -> Callable[[np.ndarray], np.ndarray]:
+    openvino = _import_quietly('openvino', 'openvino_telemetry')
+    core = openvino.Core()
+    network = core.read_model(str(folder / _only(files, '.xml')))
+    if config['task'] == 'classification':  # always of one size, for which it can be made faster
+        network.reshape([1, 3, *config['preprocessing']['input_size']])
+    compiled = core.compile_model(network, 'CPU', {
+        'PERFORMANCE_HINT': 'LATENCY',
+        'NUM_STREAMS': 1,
+        'INFERENCE_NUM_THREADS': threads,
+        'INFERENCE_PRECISION_HINT': 'bf16' if config['precision'] == 'bf16' else 'f32',
+        'ENABLE_CPU_PINNING': False,
+        'CPU_DENORMALS_OPTIMIZATION': True,
+    })
+    request = compiled.create_infer_request()
+    return lambda batch: np.array(request.infer([batch])[compiled.output(0)])
+
+
+def _ncnn(
+        folder: Path, config: Dict[str, Any], files: Sequence[str], threads: int) -> Callable[[np.ndarray], np.ndarray]:
+    ncnn = importlib.import_module('ncnn')
+    network = ncnn.Net()
+    network.opt.num_threads = threads
+    network.opt.use_vulkan_compute = False
+    # ncnn itself would compute in half precision where it can.
+    network.opt.use_fp16_packed = network.opt.use_fp16_storage = network.opt.use_fp16_arithmetic = False
+    network.opt.use_bf16_storage = False
+    if network.load_param(str(folder / _only(files, '.param'))) or network.load_model(
+            str(folder / _only(files, '.ncnn.bin'))):
+        raise ArtifactError(f'ncnn cannot load {folder}; deploy again.')
+    taken, given = network.input_names()[0], network.output_names()[0]
+
+    def run(batch: np.ndarray) -> np.ndarray:
+        extractor = network.create_extractor()
+        extractor.input(taken, ncnn.Mat(np.ascontiguousarray(batch[0])))
+        failed, output = extractor.extract(given)
+        if failed:
+            raise ArtifactError(f'ncnn cannot run {folder} on a picture of {batch.shape[3]} x {batch.shape[2]}.')
+        return np.array(output)[None]
+
+    return run
+
+
+def _torch(
+        folder: Path, config: Dict[str, Any], files: Sequence[str], threads: int) -> Callable[[np.ndarray], np.ndarray]:
+    torch = importlib.import_module('torch')
+    torch.set_num_threads(threads)
+    network = torch.export.load(str(folder / _only(files, '.pt2'))).module()
+
+    def run(batch: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return np.asarray(network(torch.from_numpy(batch)).numpy())
+
+    return run
+
+
+# The package that is installed, and what makes a network of it ready.
+_RUNTIMES: Dict[str, Tuple[str, Callable[..., Callable[[np.ndarray], np.ndarray]]]] = {
+    'onnxruntime': ('onnxruntime', _onnxruntime),
+    'openvino': ('openvino', _openvino),
+    'ncnn': ('ncnn', _ncnn),
+    'torch': ('torch', _torch),
+}
+
+
+def _import_quietly(name: str, reporter: str) -> Any:
+    """The module, without the one by which it would report its use to its makers."""
+    before = sys.modules.get(reporter)
+    sys.modules[reporter] = None  # type: ignore[assignment]
+    try:
+        return importlib.import_module(name)
+    finally:
+        if before is None:
+            del sys.modules[reporter]
+        else:
+            sys.modules[reporter] = before
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
+
+def _one_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:200]
+
+
+# ---- by itself ----
+
+def _main(arguments: Optional[Sequence[str]] = None) -> int:
+    parser = argparse.ArgumentParser(description='Say what is in pictures, or segment them.')
+    parser.add_argument('pictures', nargs='+', type=Path, metavar='PICTURE')
+    parser.add_argument('--folder', type=Path, default=Path(__file__).parent, help='The artifact, if not this folder.')
+    parser.add_argument('--threads', type=int, help='By default as many as there are cores.')
+    parser.add_argument('--topk', type=int, default=1, help='Classes a picture.')
+    options = parser.parse_args(arguments)
+    try:
+        artifact = load(options.folder, options.threads)
+    except ArtifactError as e:
+        print(f'artifact: {e}', file=sys.stderr)
+        return 2
+    status = 0
+    for file in options.pictures:
+        try:
+            picture = read_picture(file)
+            if artifact.task == 'classification':
+                probabilities = artifact.classify(picture)
+                best = np.argsort(-probabilities, kind='stable')[:options.topk]
+                shares = [(artifact.classes[i], float(probabilities[i])) for i in best]
+            else:
+                mask = artifact.segment(picture)
+                cv2.imwrite(f'{file.stem}-mask.png', mask)
+                counts = np.bincount(mask.ravel(), minlength=len(artifact.classes)) / mask.size
+                shares = [(name, share) for name, share in zip(artifact.classes, counts.tolist(), strict=True) if share]
+        except ArtifactError as e:
+            print(f'artifact: {e}', file=sys.stderr)
+            status = 2
+            continue
+        print(f'{file}: ' + ', '.join(f'{name} {100 * share:.1f} %' for name, share in shares))
+    return status
+
+
+if __name__ == '__main__':
+    sys.exit(_main())
