@@ -3,15 +3,17 @@ import dataclasses
 import json
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Dict, FrozenSet, List, Sequence, Tuple, Union
+from typing import Callable, List, Sequence, Tuple, Union
 
 import numpy as np
 
 from rsq_backbone.classification import class_names, class_probabilities
-from rsq_backbone.datasets.checks import check
 from rsq_backbone.datasets.labelled_images import LabelledImages
-from rsq_backbone.datasets.sources import load_source
+from rsq_backbone.datasets.validation import load_validation_set
+from rsq_backbone.deploy.artifact import is_artifact
+from rsq_backbone.deploy.classifying import artifact_probabilities, open_artifact, trained_on
 from rsq_backbone.errors import UserError
 from rsq_backbone.files import write_text
 from rsq_backbone.metrics import ClassificationMetrics, classification_metrics, confusion_matrix
@@ -20,7 +22,7 @@ from rsq_backbone.progress import Progress, silent
 from rsq_backbone.results import PicturePrediction
 from rsq_backbone.training.run_folder import RunFolder
 
-__all__ = ['Evaluation', 'ValidationSet', 'evaluate', 'judge', 'load_validation_set', 'mistakes', 'save_evaluation']
+__all__ = ['Evaluation', 'evaluate', 'judge', 'mistakes', 'save_evaluation']
 
 
 @dataclass(frozen=True)
@@ -30,13 +32,6 @@ class Evaluation:
     left_out: Tuple[str, ...]  # one line a picture that could not be used, and why
     notes: Tuple[str, ...]
     seconds: float  # of reading and classifying the pictures
-
-
-@dataclass(frozen=True)
-class ValidationSet:
-    images: LabelledImages
-    left_out: Tuple[str, ...]  # one line a picture that cannot be used, and why
-    notes: Tuple[str, ...]
 
 
 def judge(
@@ -58,55 +53,35 @@ def judge(
 def evaluate(
         run: Union[str, Path], source: str, *, include_training: bool = False, progress: Progress = silent,
 ) -> Evaluation:
-    """Evaluate a run folder's model on pictures with classes.
+    """Evaluate a run's or an artifact's classifier on pictures with classes.
 
     Pictures that the model learned from are recognised by their content and left out, since they would flatter it.
 
     Args:
-        run: Run folder.
+        run: Folder of the run or of the artifact.
         source: 'food', 'synthetic', or the path of a folder or CSV file; of a source with a split, its validation part.
         include_training: Keep the pictures that the model learned from.
         progress: Told how far the work is.
 
     Raises:
-        UserError: if the run or the source cannot be used, or their classes do not fit.
+        UserError: if the folder or the source cannot be used, or their classes do not fit.
     """
-    folder = RunFolder(Path(run))
-    model = load_model(folder.timm_name(), pretrained=True)
-    learned = frozenset() if include_training else folder.training_content()
-    validation = load_validation_set(source, class_names(model), learned, str(run), progress)
+    probabilities_of: Callable[[Sequence[Path]], np.ndarray]
+    if is_artifact(Path(run)):
+        artifact = open_artifact(Path(run))
+        names, learned = artifact.classes, trained_on(artifact)
+        probabilities_of = partial(artifact_probabilities, artifact, progress=progress)
+    else:
+        folder = RunFolder(Path(run))
+        model = load_model(folder.timm_name(), pretrained=True)
+        names, learned = class_names(model), folder.training_content()
+        probabilities_of = partial(class_probabilities, model=model, progress=progress)
+    validation = load_validation_set(source, names, frozenset() if include_training else learned, str(run), progress)
     start = time.perf_counter()
-    probabilities = class_probabilities(validation.images.paths, model, progress=progress)
+    probabilities = probabilities_of(validation.images.paths)
     seconds = time.perf_counter() - start
     metrics, predictions = judge(probabilities, validation.images)
     return Evaluation(metrics, predictions, validation.left_out, validation.notes, seconds)
-
-
-def load_validation_set(
-        source: str, names: Tuple[str, ...], learned: FrozenSet[str], model: str, progress: Progress = silent,
-) -> ValidationSet:
-    """The pictures of a source that a model may be judged by.
-
-    Args:
-        source: As `evaluate` takes it.
-        names: The model's classes, in the order of its outputs.
-        learned: SHA-256 of the pictures that it learned from.
-        model: What errors call it.
-        progress: Told how far the work is.
-
-    Raises:
-        UserError: if there are none, or classes that the model does not know.
-    """
-    checked = check(load_source(source, progress), progress)
-    collection = checked.collection
-    images = _in_order_of(names, collection.train if collection.val is None else collection.val)
-    notes: List[str] = [*collection.notes, *checked.notes]
-    kept = [i for i, path in enumerate(images.paths) if checked.content[path] not in learned]
-    if len(kept) < len(images):
-        notes.append(f'{len(images) - len(kept)} of {len(images)} pictures were trained on and are left out.')
-    if not kept:
-        raise UserError(f'{model} was trained on every picture of {source}; name others.')
-    return ValidationSet(images.subset(kept), checked.left_out, tuple(notes))
 
 
 def save_evaluation(evaluation: Evaluation, folder: Path) -> None:
@@ -129,14 +104,3 @@ def save_evaluation(evaluation: Evaluation, folder: Path) -> None:
 def mistakes(predictions: Sequence[PicturePrediction]) -> List[PicturePrediction]:
     """The wrong ones."""
     return [p for p in predictions if p.predicted_class != p.true_class]
-
-
-def _in_order_of(names: Tuple[str, ...], images: LabelledImages) -> LabelledImages:
-    """The same pictures, their labels counted as the model counts its classes."""
-    place: Dict[str, int] = {name: i for i, name in enumerate(names)}
-    unknown = [name for name in images.classes if name not in place]
-    if unknown:
-        raise UserError(
-            f'the model knows no class {", ".join(unknown[:5])}; its classes are {", ".join(names[:10])}'
-            f'{" ..." if len(names) > 10 else ""}. Rename or remove those folders.')
-    return LabelledImages(images.paths, tuple(place[images.classes[label]] for label in images.labels), names)

@@ -1,6 +1,6 @@
 """Pictures one by one, so that a bad one does not stop the others."""
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, List, Sequence, Tuple
+from typing import TYPE_CHECKING, Callable, List, Sequence, Tuple
 
 from rsq_backbone.cli._output import print_classification, print_json, progress
 from rsq_backbone.errors import UserError
@@ -10,15 +10,14 @@ if TYPE_CHECKING:
 
 
 def classify_each(
-        photos: Sequence[Path], network: Any, topk: int) -> Tuple[List['Classification'], List[UserError]]:
+        photos: Sequence[Path], classify: Callable[[Path], 'Classification'],
+) -> Tuple[List['Classification'], List[UserError]]:
     """What could be classified, and what is wrong with the others."""
-    from rsq_backbone.classification import classify
-
     results: List[Classification] = []
     bad: List[UserError] = []
     for photo in progress(photos, 'classifying', total=len(photos)):
         try:
-            results += classify([photo], network, topk)
+            results.append(classify(photo))
         except UserError as e:
             bad.append(e)
     return results, bad

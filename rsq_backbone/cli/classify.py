@@ -25,10 +25,11 @@ def classify(
     from rsq_backbone.cli._output import loading, report_bad_input
 
     with loading(f'loading {model}'):
+        from rsq_backbone.classification import classify as classify_all
         from rsq_backbone.model_loading import load_model
 
         network = load_model(model, pretrained=True)
-    results, bad = classify_each(photos, network, topk)
+    results, bad = classify_each(photos, lambda photo: classify_all([photo], network, topk)[0])
     if bad and len(photos) == 1:
         raise bad[0]
     print_classifications(results, json)

@@ -68,7 +68,8 @@ def _print(result: 'Deployment') -> None:
         f'pictures, of which one is {100 / result.pictures:.2f} points', style='bold', highlight=False)
     table = Table(box=None)
     table.add_column('', no_wrap=True)
-    for column in ('p50\nms', 'p90\nms', 'times\nas fast', 'process\nMB', 'files\nMB', 'accu-\nracy %', 'as Py-\nTorch'):
+    for column in (
+            'p50\nms', 'p90\nms', 'times\nas fast', 'process\nMB', 'files\nMB', 'accu-\nracy %', 'as Py-\nTorch'):
         table.add_column(column, justify='right', no_wrap=True)
     table.add_column('', no_wrap=True)
     table.add_row(

@@ -6,7 +6,8 @@ import typer
 
 
 def evaluate(
-        run: Annotated[Path, typer.Argument(metavar='RUN', help='Run folder of rsq finetune.')],
+        run: Annotated[Path, typer.Argument(
+            metavar='RUN', help='Run folder of rsq finetune, or artifact of rsq deploy.')],
         source: Annotated[str, typer.Argument(
             metavar='DATA', help='food, synthetic, or your own: a folder with one sub-folder a class, a folder with '
             'train/ and val/ (val/ is used), or a CSV file with columns path,label.')],

@@ -1,14 +1,19 @@
 """rsq predict"""
+from functools import partial
 from pathlib import Path
-from typing import Annotated, List, Optional
+from typing import TYPE_CHECKING, Annotated, Callable, List, Optional
 
 import typer
 
+if TYPE_CHECKING:
+    from rsq_backbone.predictions import Classification
+
 
 def predict(
-        run: Annotated[Path, typer.Argument(metavar='RUN', help='Run folder of rsq finetune.')],
+        run: Annotated[Path, typer.Argument(
+            metavar='RUN', help='Run folder of rsq finetune, or artifact of rsq deploy.')],
         photos: Annotated[List[Path], typer.Argument(metavar='PHOTO', help='Pictures, or folders of pictures.')],
-        topk: Annotated[int, typer.Option(help='How many classes to give for each picture.')] = 1,
+        topk: Annotated[int, typer.Option(min=1, help='How many classes to give for each picture.')] = 1,
         csv: Annotated[Optional[Path], typer.Option(help='Write a CSV file: path, rank, class, probability.')] = None,
         json: Annotated[bool, typer.Option('--json', help='Print JSON instead of tables.')] = False,
 ) -> None:
@@ -19,27 +24,42 @@ def predict(
         rsq predict runs/photos-laptop new/*.jpg
 
         rsq predict runs/photos-laptop new/ --topk 3 --csv classes.csv
+
+        rsq predict runs/photos-laptop-artifact new/*.jpg   (without PyTorch, and faster)
     """
     from rsq_backbone.cli._classifying import classify_each, print_classifications
-    from rsq_backbone.cli._output import loading, print_path, report_bad_input
+    from rsq_backbone.cli._output import print_path, report_bad_input
     from rsq_backbone.errors import UserError
+    from rsq_backbone.images import list_images
+    from rsq_backbone.predictions import write_csv
 
-    with loading('loading PyTorch'):
-        from rsq_backbone.images import list_images
-        from rsq_backbone.model_loading import load_model
-        from rsq_backbone.predictions import write_csv
-        from rsq_backbone.training.run_folder import RunFolder
-
-        network = load_model(RunFolder(run).timm_name(), pretrained=True)
     files = [file for photo in photos for file in (list_images(photo) if photo.is_dir() else [photo])]
     if not files:
         raise UserError(
             f'{", ".join(map(str, photos))}: no pictures directly in there; name pictures or folders that hold some.')
-    topk = min(topk, getattr(network, 'num_classes', topk))
-    results, bad = classify_each(files, network, topk)
+    results, bad = classify_each(files, _classifier(run, topk))
     if csv is not None:
         write_csv(results, csv)
         print_path(f'{len(results)} pictures: {csv}')
     else:
         print_classifications(results, json)
     report_bad_input(bad)
+
+
+def _classifier(run: Path, topk: int) -> Callable[[Path], 'Classification']:
+    """What a run or an artifact says of a picture."""
+    from rsq_backbone.cli._output import loading
+    from rsq_backbone.deploy.artifact import is_artifact
+
+    if is_artifact(run):
+        from rsq_backbone.deploy.classifying import classify_by, open_artifact
+
+        return partial(classify_by, open_artifact(run), topk=topk)
+    with loading('loading PyTorch'):
+        from rsq_backbone.classification import classify
+        from rsq_backbone.model_loading import load_model
+        from rsq_backbone.training.run_folder import RunFolder
+
+        network = load_model(RunFolder(run).timm_name(), pretrained=True)
+    classes = getattr(network, 'num_classes', topk)
+    return lambda photo: classify([photo], network, min(topk, classes))[0]

@@ -6,8 +6,8 @@ import numpy as np
 from PIL import Image
 
 from rsq_backbone.datasets.labelled_images import LabelledImages
+from rsq_backbone.datasets.validation import load_validation_set
 from rsq_backbone.errors import UserError
-from rsq_backbone.evaluation import load_validation_set
 from rsq_backbone.images import ImageError, list_images, read_image
 from rsq_backbone.progress import Progress
 from rsq_backbone.training.run_folder import RunFolder
