@@ -48,8 +48,11 @@ def squeezenet(x, weights):
     return layer(x, 'conv10')
 
 
-def pretrained(**kwargs):
-    return timm.create_model('res_squeezenet', pretrained=True, **kwargs)
+VARIANTS = ['res_squeezenet', 'res_squeezenet_lite']
+
+
+def pretrained(name='res_squeezenet', **kwargs):
+    return timm.create_model(name, pretrained=True, **kwargs)
 
 
 def torchvision_squeezenet():
@@ -61,26 +64,40 @@ def torchvision_squeezenet():
     return model
 
 
-def test_trunk_and_classifier_equal_a_plain_numpy_forward():
+# The start hands features on at a quarter of SqueezeNet's size: the paper's network by res5a, the lite one by fire9.
+@pytest.mark.parametrize(('name', 'share'), [('res_squeezenet', 1 / 4), ('res_squeezenet_lite', 1)])
+def test_trunk_and_classifier_equal_a_plain_numpy_forward(name, share):
     x = np.random.default_rng(0).standard_normal((3, 67, 83))
     expected = squeezenet(x, load_file(BUNDLED))
-    model = pretrained().eval().double()
+    model = pretrained(name).eval().double()
     with torch.no_grad():
         features = model.forward_intermediates(torch.from_numpy(x)[None], indices=[3], intermediates_only=True)[0]
-        # The start hands features on at a quarter of their size, and conv10 makes up for that.
-        actual = model.relu_conv10(model.conv10(features / 4))[0].numpy()
+        # conv10 makes up for the quarter.
+        actual = model.relu_conv10(model.conv10(features * share))[0].numpy()
     assert actual.shape == expected.shape == (1000, 4, 5)
     np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize('name', VARIANTS)
 @pytest.mark.parametrize('size', [(227, 227), (224, 224), (97, 131), (32, 32)])
-def test_pretrained_logits_are_squeezenets_read_at_every_second_position(size):
+def test_pretrained_logits_are_squeezenets_read_at_every_second_position(size, name):
     x = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
     squeeze = torchvision_squeezenet()
     with torch.no_grad():
         expected = torch.relu(squeeze.classifier[1](squeeze.features(x)))[:, :, ::2, ::2].mean((2, 3))
-        actual = pretrained().eval()(x)
+        actual = pretrained(name).eval()(x)
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_both_starts_give_the_same_logits_and_features_to_the_bit():
+    """But for the blocks' own last norms: what they scale by zero may leave a zero of the other sign."""
+    models = [pretrained(name).eval().double() for name in VARIANTS]
+    x = batch_of(photographs(), models[0]).double()
+    with torch.no_grad():
+        features, logits = ([call(x) for call in calls] for calls in (
+            [model.forward_features for model in models], models))
+    torch.testing.assert_close(features[1], features[0], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(logits[1], logits[0], rtol=1e-12, atol=1e-12)
 
 
 def test_features_of_the_start_are_a_quarter_of_squeezenets_and_the_logits_those_of_full_size_to_the_bit():
@@ -99,24 +116,33 @@ def test_features_of_the_start_are_a_quarter_of_squeezenets_and_the_logits_those
         assert torch.equal(model(batch), logits)
 
 
-def test_torchvision_checkpoint_loads_with_the_same_function():
+@pytest.mark.parametrize('name', VARIANTS)
+def test_torchvision_checkpoint_loads_with_the_same_function(name):
     """The tag tv_in1k gets such a file from the network; here it is made."""
     torch.manual_seed(0)
     squeeze = torchvision.models.squeezenet1_1(weights=None).eval()
     model = timm.create_model(
-        'res_squeezenet.tv_in1k', pretrained=True, pretrained_cfg_overlay=dict(state_dict=squeeze.state_dict())).eval()
+        f'{name}.tv_in1k', pretrained=True, pretrained_cfg_overlay=dict(state_dict=squeeze.state_dict())).eval()
     x = torch.randn(2, 3, 224, 224)
     with torch.no_grad():
         expected = torch.relu(squeeze.classifier[1](squeeze.features(x)))[:, :, ::2, ::2].mean((2, 3))
         torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_full_checkpoint_passes_the_filter_unchanged():
-    model = timm.create_model('res_squeezenet')
+@pytest.mark.parametrize('name', VARIANTS)
+def test_full_checkpoint_passes_the_filter_unchanged(name):
+    model = timm.create_model(name)
     state = model.state_dict()
     filtered = checkpoint_filter_fn(dict(state), model)
     assert filtered.keys() == state.keys()
     assert all(filtered[k] is state[k] for k in state)
+
+
+@pytest.mark.parametrize(('name', 'other'), [VARIANTS, VARIANTS[::-1]])
+def test_a_checkpoint_of_the_other_variant_is_refused_by_the_names_of_its_layers(name, other, tmp_path):
+    torch.save(timm.create_model(other).state_dict(), tmp_path / 'other.pth')
+    with pytest.raises(RuntimeError, match=r'(?s)Missing key.*stages\.3.*Unexpected key.*stages\.3'):
+        timm.create_model(name, checkpoint_path=str(tmp_path / 'other.pth'))
 
 
 def photographs():
@@ -149,6 +175,14 @@ def test_start_keeps_its_function_in_training_mode_as_far_as_batch_statistics_al
     torch.nn.init.constant_(norm.weight, 1 / 4)
     torch.nn.init.zeros_(norm.bias)
     assert with_statistics < 0.4 * error()
+
+
+@torch.no_grad()
+def test_the_lite_start_keeps_its_function_in_training_mode_whatever_the_batch():
+    """Its shortcuts have no norms, and what the blocks add is scaled by zero."""
+    model = pretrained('res_squeezenet_lite', drop_rate=0.)
+    batch = batch_of(photographs()[:1], model)
+    assert torch.equal(model.eval()(batch), model.train()(batch))
 
 
 def test_start_is_kept_in_training_mode_on_a_large_batch(rsq_data):

@@ -15,7 +15,8 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torchvision.models import squeezenet1_1
 from torchvision.models.resnet import BasicBlock
 
-MODEL = 'res_squeezenet'
+MODEL = ''  # of the fixture `variant`
+pytestmark = pytest.mark.usefixtures('variant')
 GOLDEN = Path(__file__).parent / 'golden'
 CHANNELS = [64, 128, 256, 512, 512]
 PAPER_SIZES = {227: [113, 56, 28, 14, 7], 224: [111, 55, 27, 13, 7], 225: [112, 56, 28, 14, 7], 32: [15, 7, 3, 1, 1]}
@@ -44,10 +45,19 @@ def aligned_size(n: int) -> List[int]:
 
 # ---- parameters ----
 
-@pytest.mark.parametrize(('num_classes', 'total', 'head'), [(1000, 10_939_944, 513_000), (9, 10_431_561, 4_617)])
+# The lite stage, twice: 512 x 64 + 64 x 256 + 64 x 256 x 9 weights, and norms of 64, 256 and 256 scales and shifts.
+STAGE_PARAMETERS = {
+    'res_squeezenet': 9_704_448, 'res_squeezenet_lite': 2 * (32_768 + 16_384 + 147_456 + 2 * (64 + 256 + 256))}
+
+
+@pytest.mark.parametrize(('num_classes', 'head'), [(1000, 513_000), (9, 4_617)])
 @pytest.mark.parametrize('geometry', ['paper', 'aligned'])
-def test_parameters_are_those_of_the_paper(geometry: str, num_classes: int, total: int, head: int) -> None:
+def test_parameters_are_those_of_the_paper(geometry: str, num_classes: int, head: int) -> None:
     model = create(num_classes=num_classes, geometry=geometry)
+    total = 722_496 + STAGE_PARAMETERS[MODEL] + head
+    assert total == {
+        ('res_squeezenet', 1000): 10_939_944, ('res_squeezenet', 9): 10_431_561,
+        ('res_squeezenet_lite', 1000): 1_631_016, ('res_squeezenet_lite', 9): 1_122_633}[MODEL, num_classes]
 
     def count(*modules: nn.Module) -> int:
         return sum(p.numel() for m in modules for p in m.parameters())
@@ -55,12 +65,12 @@ def test_parameters_are_those_of_the_paper(geometry: str, num_classes: int, tota
     assert count(model) == total
     assert count(model.conv10) == count(model.get_classifier()) == head
     assert count(model.stem, *model.stages[:3]) == 722_496
-    assert count(model.stages[3]) == 9_704_448
+    assert count(model.stages[3]) == STAGE_PARAMETERS[MODEL]
 
 
 def test_names_and_shapes_of_the_state_are_stable() -> None:
     """Checkpoints of users hang on them: a change of this list needs a conversion in checkpoint_filter_fn."""
-    lines = (GOLDEN / 'state_dict.txt').read_text().split('\n')[:-1]
+    lines = (GOLDEN / f'{MODEL}.state_dict.txt').read_text().split('\n')[:-1]
     state = create().state_dict()
     assert [f"{key} {'x'.join(map(str, value.shape)) or 'scalar'}" for key, value in state.items()] == lines
 
@@ -183,8 +193,10 @@ def test_dilation_in_the_papers_geometry_differs_at_most_along_the_far_border(ou
     size = 411
     assert [n % 2 for n in paper_size(size)] == [1, 0, 1, 1, 1]
     # At stride 8 the pool before fire6 is such a one. From there inwards every 3x3 convolution reaches one position
-    # further: four in stages.2; in stages.3, on half the grid, 3 for these and res5a's first, then 1 for each other.
-    reach = [0, 0, 0, 4, 6] if output_stride == 8 else [0] * 5
+    # further: four in stages.2; in stages.3, on half the grid, 3 for these and res5a's first, then 1 for each other, of
+    # which there are three, or one where the blocks are fire modules.
+    last = {'res_squeezenet': 3 + 3, 'res_squeezenet_lite': 3 + 1}[MODEL]
+    reach = [0, 0, 0, 4, last] if output_stride == 8 else [0] * 5
     for lost, few, some_of_many in zip(reach, *strided_and_dilated('paper', output_stride, (size, size)), strict=True):
         inner = few.shape[-1] - lost
         torch.testing.assert_close(
@@ -235,11 +247,29 @@ class _FirstOfTwoOnly(nn.Module):
         return x.relu() if self.calls % 2 else x
 
 
+class _ResidualFire(nn.Module):
+    """What res_squeezenet_lite has in the place of a BasicBlock, of torch's own parts."""
+
+    def __init__(self, stride: int, last: nn.Module) -> None:
+        super().__init__()
+        self.squeeze = nn.Sequential(nn.Conv2d(512, 64, 1, bias=False), nn.BatchNorm2d(64))
+        self.expand1x1 = nn.Sequential(nn.Conv2d(64, 256, 1, stride, bias=False), nn.BatchNorm2d(256))
+        self.expand3x3 = nn.Sequential(nn.Conv2d(64, 256, 3, stride, 1, bias=False), nn.BatchNorm2d(256))
+        self.stride, self.last = stride, last
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        squeezed = self.squeeze(x).relu()
+        expanded = torch.cat([self.expand1x1(squeezed), self.expand3x3(squeezed)], 1)
+        return self.last(expanded + x[:, :, ::self.stride, ::self.stride])
+
+
 def reference(model: nn.Module) -> nn.Module:
-    """torchvision's SqueezeNet 1.1 and ResNet-18's blocks, holding the model's weights in their order."""
+    """torchvision's SqueezeNet 1.1 and ResNet-18's blocks, or fires, holding the model's weights in their order."""
     shortcut = nn.Sequential(nn.Conv2d(512, 512, 1, stride=2, bias=False), nn.BatchNorm2d(512))
     res5a, res5b = BasicBlock(512, 512, 2, shortcut), BasicBlock(512, 512)
     res5b.relu = _FirstOfTwoOnly()
+    if MODEL == 'res_squeezenet_lite':
+        res5a, res5b = _ResidualFire(2, nn.ReLU()), _ResidualFire(1, nn.Identity())
     net = nn.Sequential(
         squeezenet1_1(weights=None).features, res5a, res5b,
         nn.Conv2d(512, 1000, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -248,7 +278,7 @@ def reference(model: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize('size', [(227, 227), (224, 224), (97, 131)])
-def test_the_network_is_torchvisions_squeezenet_with_resnet18s_last_stage(size: Tuple[int, int]) -> None:
+def test_the_network_is_torchvisions_squeezenet_with_a_residual_stage(size: Tuple[int, int]) -> None:
     model = randomised(create())
     x = torch.randn(1, 3, *size, dtype=torch.float64)
     expected = reference(model)(x)

@@ -95,9 +95,11 @@ def test_any_order_of_imports_registers_with_timm_and_smp_silently(imports: str,
         warnings.filterwarnings('error', module='rsq_backbone')
         warnings.filterwarnings('error', message='.*[Oo]verwriting.*')
         {imports}
-        assert timm.list_models('{MODEL}*') == ['{MODEL}']
-        assert timm.list_pretrained('{MODEL}*') == ['{MODEL}.caffe_in1k', '{MODEL}.tv_in1k']
-        assert '{MODEL}' in smp.encoders.get_encoder_names()
+        names = ['{MODEL}', '{MODEL}_lite']
+        assert timm.list_models('{MODEL}*') == names
+        assert timm.list_pretrained('{MODEL}*') == [
+            f'{{name}}.{{tag}}' for name in names for tag in ('caffe_in1k', 'tv_in1k')]
+        assert {{*names}} <= {{*smp.encoders.get_encoder_names()}}
         assert type(timm.create_model('{MODEL}')).__module__ == 'rsq_backbone.res_squeezenet'
         assert type(smp.encoders.get_encoder('{MODEL}', depth=1)).__module__ == 'rsq_backbone.smp_encoder'
     ''')
@@ -151,7 +153,7 @@ def test_registering_again_changes_nothing_and_warns_of_nothing() -> None:
     assert smp.encoders.encoders[MODEL]['encoder'] is entry['encoder']
     assert dict(smp.encoders.encoders[MODEL]['pretrained_settings']) == dict(entry['pretrained_settings'])
     assert timm.model_entrypoint(MODEL) is build
-    assert timm.list_models(f'{MODEL}*') == [MODEL]
+    assert timm.list_models(f'{MODEL}*') == [MODEL, f'{MODEL}_lite']
 
 
 # ---- pretrained weights ----
@@ -163,12 +165,13 @@ def test_every_default_works_in_an_empty_cache_without_network(run_python: Any) 
         import timm, torch
         import segmentation_models_pytorch as smp
         x = torch.rand(1, 3, 64, 64)
-        assert timm.create_model('{MODEL}', pretrained=True).eval()(x).shape == (1, 1000)
-        features = timm.create_model('{MODEL}', pretrained=True, features_only=True).eval()(x)
-        for name in ('{MODEL}', 'tu-{MODEL}'):
-            model = smp.Unet(encoder_name=name).eval()
-            torch.testing.assert_close(model.encoder(x)[1:], features)
-            assert smp.encoders.get_preprocessing_params(name)['mean'] == [0.485, 0.456, 0.406]
+        for variant in ('{MODEL}', '{MODEL}_lite'):
+            assert timm.create_model(variant, pretrained=True).eval()(x).shape == (1, 1000)
+            features = timm.create_model(variant, pretrained=True, features_only=True).eval()(x)
+            for name in (variant, f'tu-{{variant}}'):
+                model = smp.Unet(encoder_name=name).eval()
+                torch.testing.assert_close(model.encoder(x)[1:], features)
+                assert smp.encoders.get_preprocessing_params(name)['mean'] == [0.485, 0.456, 0.406]
     ''')
 
 
@@ -195,7 +198,7 @@ def test_a_damaged_copy_in_the_hub_cache_is_replaced(monkeypatch: Any, tmp_path:
 def test_a_cache_that_cannot_be_written_is_named_with_two_ways_out(monkeypatch: Any, tmp_path: Path) -> None:
     (tmp_path / 'file').write_text('not a folder')
     monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(tmp_path / 'file' / 'hub'))
-    with pytest.raises(OSError, match=rf'(?s)HF_HOME.*tu-{MODEL}'):
+    with pytest.raises(OSError, match=r'(?s)HF_HOME.*put "tu-" before'):
         smp.encoders.get_encoder(MODEL, weights='imagenet')
 
 

@@ -1,6 +1,7 @@
 """What segmentation_models_pytorch's own tests demand of an encoder (its tests/encoders/base.py), on both routes.
 
-`res_squeezenet` is the entry in smp's registry, `tu-res_squeezenet` comes by timm. What smp does not ask stands below.
+A variant's own name is the entry in smp's registry; with `tu-` before it, it comes by timm. What smp does not ask
+stands below.
 """
 import contextlib
 import warnings
@@ -12,16 +13,17 @@ import timm
 import torch
 import torch.nn as nn
 
-from rsq_backbone import ResSqueezeNetEncoder
+import rsq_backbone  # noqa: F401  registers
 
-NATIVE, UNIVERSAL = 'res_squeezenet', 'tu-res_squeezenet'
+MODEL = ''  # of the fixture `variant`
+pytestmark = pytest.mark.usefixtures('variant')
 OUTPUT_STRIDES = [1, 2, 4, 8, 16, 32]
 CHANNELS = [64, 128, 256, 512, 512]
 
 
-@pytest.fixture(params=[NATIVE, UNIVERSAL])
-def name(request: pytest.FixtureRequest) -> str:
-    return request.param
+@pytest.fixture(params=['', 'tu-'], ids=['native', 'universal'])
+def name(request: pytest.FixtureRequest, variant: str) -> str:
+    return request.param + variant
 
 
 def encoder_for(name: str, **kwargs: Any) -> nn.Module:
@@ -29,7 +31,7 @@ def encoder_for(name: str, **kwargs: Any) -> nn.Module:
 
 
 def pretrained(name: str, **kwargs: Any) -> nn.Module:
-    return encoder_for(name, weights='imagenet' if name == NATIVE else True, **kwargs)
+    return encoder_for(name, weights=True if name.startswith('tu-') else 'imagenet', **kwargs)
 
 
 def sample(chans: int = 3, size: int = 64) -> torch.Tensor:
@@ -131,19 +133,19 @@ def test_universal_encoder_warns_of_a_weights_tag_and_of_nothing_else(weights: A
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         with expectation:
-            encoder_for(UNIVERSAL, weights=weights)
+            encoder_for(f'tu-{MODEL}', weights=weights)
 
 
 @pytest.mark.parametrize('weights', ['imagenet', None])
 def test_registered_encoder_warns_of_nothing(weights: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        encoder_for(NATIVE, weights=weights)
+        encoder_for(MODEL, weights=weights)
 
 
 def test_unknown_weights_are_refused_by_name() -> None:
     with pytest.raises(KeyError, match=r'Wrong pretrained weights `instagram`.*imagenet'):
-        encoder_for(NATIVE, weights='instagram')
+        encoder_for(MODEL, weights='instagram')
 
 
 def test_preprocessing_is_that_of_imagenet(name: str) -> None:
@@ -155,13 +157,13 @@ def test_preprocessing_is_that_of_imagenet(name: str) -> None:
 
 
 def test_the_encoder_is_in_smps_list() -> None:
-    assert NATIVE in smp.encoders.get_encoder_names()
+    assert MODEL in smp.encoders.get_encoder_names()
 
 
 # ---- what smp does not ask ----
 
 def test_extra_arguments_reach_the_timm_model() -> None:
-    paper = encoder_for(UNIVERSAL, weights=None, geometry='paper').eval()
+    paper = encoder_for(f'tu-{MODEL}', weights=None, geometry='paper').eval()
     assert [f.shape[-1] for f in paper(sample(size=227))] == [227, 113, 56, 28, 14, 7]
 
 
@@ -170,7 +172,8 @@ def test_extra_arguments_reach_the_timm_model() -> None:
 def test_both_routes_give_the_same_pretrained_features(in_channels: int, output_stride: int) -> None:
     """Also for other numbers of channels, which smp and timm adapt by code of their own."""
     native, universal = (
-        pretrained(name, in_channels=in_channels, output_stride=output_stride).eval() for name in (NATIVE, UNIVERSAL))
+        pretrained(name, in_channels=in_channels, output_stride=output_stride).eval()
+        for name in (MODEL, f'tu-{MODEL}'))
     x = torch.randn(1, in_channels, 64, 64)
     with torch.inference_mode():
         assert_same_features(native(x), universal(x), rtol=1e-4, atol=1e-4)
@@ -178,7 +181,7 @@ def test_both_routes_give_the_same_pretrained_features(in_channels: int, output_
 
 @pytest.mark.parametrize('depth', [1, 2, 3, 4, 5])
 def test_pretrained_features_are_those_of_the_classifier_at_any_depth(name: str, depth: int) -> None:
-    classifier = timm.create_model('res_squeezenet', pretrained=True, geometry='aligned').eval()
+    classifier = timm.create_model(MODEL, pretrained=True, geometry='aligned').eval()
     encoder = pretrained(name, depth=depth).eval()
     x = torch.randn(1, 3, 64, 64)
     with torch.inference_mode():
@@ -200,17 +203,17 @@ def test_an_output_stride_that_does_not_exist_is_refused(name: str, output_strid
 
 
 def test_dilating_an_encoder_built_without_dilation_is_refused_with_the_remedy() -> None:
-    encoder = ResSqueezeNetEncoder()
+    encoder = encoder_for(MODEL)
     with pytest.raises(ValueError, match='output_stride=16 instead'):
         encoder.make_dilated(16)
     with pytest.raises(ValueError, match='should be 16 or 8, got 4'):
         encoder.make_dilated(4)
-    ResSqueezeNetEncoder(output_stride=8).make_dilated(8)
+    encoder_for(MODEL, output_stride=8).make_dilated(8)
 
 
 @pytest.mark.parametrize('depth', [1, 3, 5])
 def test_stages_are_listed_by_the_stride_at_which_they_end(depth: int) -> None:
-    encoder = ResSqueezeNetEncoder(depth=depth)
+    encoder = encoder_for(MODEL, depth=depth)
     stages = encoder.get_stages()
     assert sorted(stages) == [2 ** level for level in range(2, depth + 1)]
     listed = {id(p) for modules in stages.values() for m in modules for p in m.parameters()}
@@ -218,7 +221,7 @@ def test_stages_are_listed_by_the_stride_at_which_they_end(depth: int) -> None:
 
 
 def test_gradient_checkpointing_changes_no_feature_and_no_gradient() -> None:
-    encoder = ResSqueezeNetEncoder().train()
+    encoder = encoder_for(MODEL).train()
     x = sample()
     results = []
     for enable in (False, True):
@@ -232,10 +235,10 @@ def test_gradient_checkpointing_changes_no_feature_and_no_gradient() -> None:
 
 
 def test_loading_something_else_fails_instead_of_passing_silently() -> None:
-    encoder = ResSqueezeNetEncoder()
-    whole = timm.create_model('res_squeezenet').state_dict()
+    encoder = encoder_for(MODEL)
+    whole = timm.create_model(MODEL).state_dict()
     encoder.load_state_dict(whole)  # the classifier's own weights fit
-    assert torch.equal(encoder.stages[3].res5b.conv2.weight, whole['stages.3.res5b.conv2.weight'])
+    assert all(torch.equal(value, whole[key]) for key, value in encoder.state_dict().items())
     without = {k: v for k, v in whole.items() if k != 'stages.0.fire2.squeeze.weight'}
     with pytest.raises(RuntimeError, match=r'Missing key.*stages\.0\.fire2\.squeeze\.weight'):
         encoder.load_state_dict(without)

@@ -1,6 +1,6 @@
 """What segmentation_models_pytorch's own tests demand of a model (its tests/models/), for every decoder that takes a
-convolutional encoder and for our SegNet, with Res-SqueezeNet inside: `res_squeezenet` from smp's registry and
-`tu-res_squeezenet` by timm.
+convolutional encoder and for our SegNet, with Res-SqueezeNet inside: `res_squeezenet` and `res_squeezenet_lite` from
+smp's registry, and `tu-res_squeezenet` by timm.
 """
 import inspect
 import tempfile
@@ -15,8 +15,8 @@ from torch.nn.modules.batchnorm import _NormBase
 
 import seg_demos.segnet_model  # noqa: F401  registers
 
-NATIVE, UNIVERSAL = 'res_squeezenet', 'tu-res_squeezenet'
-both_routes = pytest.mark.parametrize('encoder_name', [NATIVE, UNIVERSAL])
+NATIVE, UNIVERSAL, LITE = 'res_squeezenet', 'tu-res_squeezenet', 'res_squeezenet_lite'
+each_encoder = pytest.mark.parametrize('encoder_name', [NATIVE, UNIVERSAL, LITE])
 
 # smp's default encoder_weights='imagenet' is meant for its own encoders; for tu- ones it loads the weights and warns.
 pytestmark = pytest.mark.filterwarnings("ignore:For 'tu-' .timm universal. encoders:UserWarning")
@@ -55,11 +55,12 @@ def test_every_decoder_of_smp_is_tested() -> None:
     assert {*DECODERS, 'dpt'} == own | {'segnet'}  # DPT takes vision transformers only
 
 
-# Both routes build the same encoder (test_smp_encoder.py), so one of them with every decoder is enough for every day.
+# Both routes build the same encoder (test_smp_encoder.py), and the variants differ in what no decoder sees; so one of
+# them with every decoder is enough for every day.
 @pytest.fixture(scope='module', params=[
     *[pytest.param((arch, NATIVE), id=f'{arch}-{NATIVE}') for arch in DECODERS],
-    *[pytest.param((arch, UNIVERSAL), id=f'{arch}-{UNIVERSAL}', marks=[pytest.mark.slow] if arch != 'unet' else [])
-      for arch in DECODERS],
+    *[pytest.param((arch, name), id=f'{arch}-{name}', marks=[pytest.mark.slow] if arch != 'unet' else [])
+      for name in (UNIVERSAL, LITE) for arch in DECODERS],
 ])
 def combination(request: pytest.FixtureRequest) -> Tuple[str, str]:
     return request.param
@@ -159,7 +160,7 @@ def test_save_pretrained_round_trip(arch: str, model: nn.Module) -> None:
     assert 'mean_iou' in card
 
 
-@both_routes
+@each_encoder
 @pytest.mark.parametrize('archs', [
     pytest.param(['unet'], id='unet'),
     pytest.param([arch for arch in DECODERS if arch != 'unet'], id='others', marks=pytest.mark.slow),
@@ -193,7 +194,7 @@ def test_a_saved_model_opens_in_a_process_that_knows_only_this_package(
     assert [line for line in done.stdout.splitlines() if line in DECODERS] == sorted(archs)  # the hub client prints too
 
 
-@both_routes
+@each_encoder
 def test_from_pretrained_for_other_classes_keeps_the_encoder(tmp_path: Path, encoder_name: str) -> None:
     original = smp.Unet(encoder_name, classes=1)
     original.save_pretrained(tmp_path)
@@ -251,7 +252,7 @@ def norms(encoder: nn.Module) -> list:
     return [m for m in encoder.modules() if isinstance(m, _NormBase)]
 
 
-@both_routes
+@each_encoder
 def test_freezing_the_encoder_holds_until_it_is_unfrozen(encoder_name: str) -> None:
     model = smp.Unet(encoder_name, encoder_weights=None).train()
 
@@ -274,7 +275,7 @@ def test_freezing_the_encoder_holds_until_it_is_unfrozen(encoder_name: str) -> N
     assert state() == ({True}, {True})
 
 
-@both_routes
+@each_encoder
 def test_a_frozen_encoder_keeps_its_running_statistics_and_weights(encoder_name: str) -> None:
     model = smp.Unet(encoder_name)
     model.freeze_encoder()
@@ -297,7 +298,7 @@ COMBINATIONS = [
 
 
 @pytest.mark.slow
-@both_routes
+@each_encoder
 @pytest.mark.parametrize(('arch', 'depth', 'output_stride'), COMBINATIONS)
 def test_mask_has_the_size_of_the_picture_at_any_depth_and_stride(
         arch: str, depth: int, output_stride: int, encoder_name: str,
@@ -318,7 +319,7 @@ def test_mask_has_the_size_of_the_picture_at_any_depth_and_stride(
     assert [n for n, p in model.encoder.named_parameters() if p.grad is None] == []
 
 
-@both_routes
+@each_encoder
 @pytest.mark.parametrize(('arch', 'output_stride'), [('deeplabv3', 32), ('deeplabv3plus', 32), ('pan', 8)])
 def test_a_stride_the_decoder_cannot_use_is_refused(arch: str, output_stride: int, encoder_name: str) -> None:
     with pytest.raises(ValueError, match=f'support output stride .* got {output_stride}'):

@@ -1,7 +1,7 @@
-"""What timm's own tests demand of a model (its tests/test_models.py), demanded of res_squeezenet.
+"""What timm's own tests demand of a model (its tests/test_models.py), demanded of both networks.
 
 timm collects its tests from its registry and leaves out, silently, what it does not find there; the last section makes
-sure that it would find this model for every one of the twelve tests that apply to it.
+sure that it would find each model for every one of the twelve tests that apply to it.
 """
 import fnmatch
 import math
@@ -15,15 +15,18 @@ import torch.nn as nn
 from timm.models import FeatureInfo, get_notrace_functions, get_notrace_modules
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
-MODEL = 'res_squeezenet'
-BUNDLED = f'{MODEL}.caffe_in1k'
-TAGGED = [BUNDLED, f'{MODEL}.tv_in1k']
-WITH_WEIGHTS = [BUNDLED, pytest.param(f'{MODEL}.tv_in1k', marks=pytest.mark.network)]  # torchvision's are downloaded
+MODEL = ''  # of the fixture `variant`
+BUNDLED = 'caffe_in1k'
+TAGS = [BUNDLED, 'tv_in1k']
+WITH_WEIGHTS = [BUNDLED, pytest.param('tv_in1k', marks=pytest.mark.network)]  # torchvision's are downloaded
 
 # timm asks at the model's own size, or at its smallest where that is too large for the test: 227 and 32.
 SIZES = [227, 32]
-# torchvision remarks that the graphs for training and evaluation differ.
-pytestmark = pytest.mark.filterwarnings('ignore:NOTE. The nodes obtained by tracing:UserWarning')
+pytestmark = [
+    pytest.mark.usefixtures('variant'),
+    # torchvision remarks that the graphs for training and evaluation differ.
+    pytest.mark.filterwarnings('ignore:NOTE. The nodes obtained by tracing:UserWarning'),
+]
 GEOMETRIES = [pytest.param({}, id='default'), pytest.param({'geometry': 'aligned'}, id='aligned')]
 
 
@@ -95,8 +98,9 @@ def test_backward_reaches_every_parameter(kwargs: Dict[str, Any], size: int) -> 
 
 # ---- what the configuration promises ----
 
-@pytest.mark.parametrize('name', TAGGED)
-def test_default_cfg_tells_the_truth_about_the_model(name: str) -> None:
+@pytest.mark.parametrize('tag', TAGS)
+def test_default_cfg_tells_the_truth_about_the_model(tag: str) -> None:
+    name = f'{MODEL}.{tag}'
     model = timm.create_model(name).eval()
     cfg = model.default_cfg
     keys = set(model.state_dict())
@@ -130,7 +134,7 @@ def test_default_cfg_tells_the_truth_about_the_model(name: str) -> None:
 
 def test_headless_outputs_are_the_features_themselves() -> None:
     """timm compares shapes only; these are the numbers behind them."""
-    model = timm.create_model(BUNDLED, pretrained=True).eval()
+    model = timm.create_model(f'{MODEL}.{BUNDLED}', pretrained=True).eval()
     x = images(2, 227)
     features = model.forward_features(x)
     pre_logits = model.forward_head(features, pre_logits=True)
@@ -148,8 +152,9 @@ def test_headless_outputs_are_the_features_themselves() -> None:
 # ---- pretrained weights ----
 
 @pytest.mark.parametrize('num_classes', [5, 0])
-@pytest.mark.parametrize('name', WITH_WEIGHTS)
-def test_pretrained_weights_load_for_other_channels_and_classes(name: str, num_classes: int) -> None:
+@pytest.mark.parametrize('tag', WITH_WEIGHTS)
+def test_pretrained_weights_load_for_other_channels_and_classes(tag: str, num_classes: int) -> None:
+    name = f'{MODEL}.{tag}'
     model = timm.create_model(name, pretrained=True, in_chans=1, num_classes=num_classes).eval()
     original = timm.create_model(name, pretrained=True)
     # One grey channel stands for three equal ones.
@@ -158,8 +163,9 @@ def test_pretrained_weights_load_for_other_channels_and_classes(name: str, num_c
     assert model(images(2, 64, chans=1)).shape == (2, num_classes or 512)
 
 
-@pytest.mark.parametrize('name', WITH_WEIGHTS)
-def test_pretrained_weights_load_as_a_feature_pyramid(name: str) -> None:
+@pytest.mark.parametrize('tag', WITH_WEIGHTS)
+def test_pretrained_weights_load_as_a_feature_pyramid(tag: str) -> None:
+    name = f'{MODEL}.{tag}'
     pyramid = timm.create_model(name, pretrained=True, features_only=True).eval()
     whole = timm.create_model(name, pretrained=True, geometry='aligned').eval()
     x = images(1, 96)
@@ -307,7 +313,8 @@ def test_all_twelve_of_timms_tests_are_restated_here() -> None:
 @pytest.mark.parametrize('listing', [pytest.param(listing, id=theirs) for theirs, _, listing in UPSTREAM_TESTS])
 def test_timm_would_collect_the_model_for_each_of_its_tests(listing: Dict[str, Any]) -> None:
     tagged = listing.get('include_tags') or listing.get('pretrained')
-    assert [name for name in timm.list_models(**listing) if MODEL in name] == (TAGGED if tagged else [MODEL])
+    collected = [name for name in timm.list_models(**listing) if name.partition('.')[0] == MODEL]
+    assert collected == ([f'{MODEL}.{tag}' for tag in TAGS] if tagged else [MODEL])
 
 
 @pytest.mark.parametrize('pattern', [
@@ -317,19 +324,19 @@ def test_timm_would_collect_the_model_for_each_of_its_tests(listing: Dict[str, A
     '*tresnet*', '*dla*', 'regnet*', 'res2*', 'resnest*', 'mobilenetv3*', 'gernet*', 'mit_b*', 'vgg*',
 ])
 def test_no_name_belongs_to_a_family_that_is_treated_specially(pattern: str) -> None:
-    assert fnmatch.filter([MODEL, *TAGGED], pattern) == []
+    assert fnmatch.filter([MODEL, *(f'{MODEL}.{tag}' for tag in TAGS)], pattern) == []
 
 
 def test_the_bundled_weights_are_the_default() -> None:
-    assert timm.get_pretrained_cfg(MODEL).tag == 'caffe_in1k'
+    assert timm.get_pretrained_cfg(MODEL).tag == BUNDLED
     assert timm.is_model_pretrained(MODEL)
     bare = timm.create_model(MODEL, pretrained=True).state_dict()
-    for key, value in timm.create_model(BUNDLED, pretrained=True).state_dict().items():
+    for key, value in timm.create_model(f'{MODEL}.{BUNDLED}', pretrained=True).state_dict().items():
         assert torch.equal(bare[key], value), key
 
 
-@pytest.mark.parametrize('name', TAGGED)
-def test_licence_and_origin_of_the_weights_are_stated(name: str) -> None:
-    cfg = timm.get_pretrained_cfg(name)
+@pytest.mark.parametrize('tag', TAGS)
+def test_licence_and_origin_of_the_weights_are_stated(tag: str) -> None:
+    cfg = timm.get_pretrained_cfg(f'{MODEL}.{tag}')
     for field in ('license', 'description', 'origin_url', 'paper_name', 'paper_ids'):
         assert getattr(cfg, field), field
