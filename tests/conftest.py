@@ -61,7 +61,7 @@ def pytest_collection_modifyitems(items: List[pytest.Item]) -> None:
     In workers of pytest-xdist, full runs were seen to end in a segmentation fault some time after them; whose it is, is
     not known yet.
     """
-    items.sort(key=lambda item: {'runtimes', 'profiler'}.isdisjoint(item.path.parts), reverse=True)
+    items.sort(key=lambda item: {'runtimes', 'profiler', 'deploy'}.isdisjoint(item.path.parts), reverse=True)
 
 
 class _NetworkGate:

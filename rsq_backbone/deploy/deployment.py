@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -71,7 +71,7 @@ class Candidate:
     accuracy: Optional[float] = None
     drop: Optional[float] = None  # of the accuracy, in points; negative for a gain
     top1_agreement: Optional[float] = None  # share of the pictures to which PyTorch gives the same class
-    max_abs_difference: Optional[float] = None  # of logits, from PyTorch's
+    max_abs_difference: Optional[float] = None  # of logits, from PyTorch's of the same inputs
     largest_logit: Optional[float] = None
     speed: Speed = Speed()
 
@@ -150,9 +150,7 @@ def deploy(
     torch.set_num_threads(count)
     with TemporaryDirectory(prefix='rsq-deploy-') as temporary:
         work = Path(temporary)
-        logits = _logits(network, judged, transform, progress)
-        trial = _Trial(Conversion(network, tuple(config['preprocessing']['input_size']), work), work, config, judged,
-                       logits, max_drop, count, progress)
+        trial = _Trial(network, work, config, judged, transform, max_drop, count, progress)
         candidates = trial.candidates(wanted, pictures)
         while precision not in (None, 'fp32') and not any(one.status == 'sound' for one in candidates):
             lower = [one for one in PRECISIONS[:PRECISIONS.index(str(precision))]
@@ -215,33 +213,25 @@ def _config(network: nn.Module, file: Path, names: Tuple[str, ...]) -> Dict[str,
     }
 
 
-def _logits(network: nn.Module, judged: LabelledImages, transform: Any, progress: Progress) -> np.ndarray:
-    """What PyTorch gives in float32, (N, classes)."""
-    rows: List[np.ndarray] = []
-    with torch.inference_mode():
-        for done, path in enumerate(judged.paths):
-            progress('PyTorch, pictures', done, len(judged))
-            rows.append(network(transform(read_image(path))[None]).numpy())
-    progress('PyTorch, pictures', len(judged), len(judged))
-    return np.concatenate(rows)
-
-
 class _Trial:
     """Makes candidates, and compares what their artifacts compute with what PyTorch does."""
 
     def __init__(
-            self, conversion: Conversion, work: Path, config: Dict[str, Any], judged: LabelledImages,
-            logits: np.ndarray, max_drop: float, threads: int, progress: Progress,
+            self, network: nn.Module, work: Path, config: Dict[str, Any], judged: LabelledImages, transform: Any,
+            max_drop: float, threads: int, progress: Progress,
     ) -> None:
-        self._conversion = conversion
+        self._network = network
+        self._conversion = Conversion(network, tuple(config['preprocessing']['input_size']), work)
         self._work = work
         self._config = config
         self._judged = judged
-        self._logits = logits
         self._max_drop = max_drop
         self._threads = threads
         self._progress = progress
-        self._inputs: Optional[np.ndarray] = None
+        self._inputs: Optional[np.ndarray] = None  # as an artifact preprocesses them
+        self._same_inputs_logits = np.empty(0)  # PyTorch's of those
+        logits = self._pytorch('PyTorch', (transform(read_image(path))[None] for path in judged.paths))
+        self._classes = logits.argmax(1)  # PyTorch's
         self.expected = self._metrics(logits)
         self.files: Dict[str, List[Path]] = {}  # by the candidate's name
 
@@ -269,7 +259,8 @@ class _Trial:
             return dataclasses.replace(candidate, message=str(e))
         accuracy = self._metrics(logits).accuracy
         drop = 100 * (self.expected.accuracy - accuracy)
-        difference, largest = float(np.abs(logits - self._logits).max()), float(np.abs(self._logits).max())
+        expected = self._same_inputs_logits
+        difference, largest = float(np.abs(logits - expected).max()), float(np.abs(expected).max())
         status, message = 'sound', ''
         if precision == 'fp32' and difference > _FLOAT32_TOLERANCE * max(largest, 1.0):
             status, message = 'differs', f'logits differ from those of PyTorch by up to {difference:.2g}'
@@ -278,7 +269,7 @@ class _Trial:
         return dataclasses.replace(
             candidate, status=status, message=message, bytes=sum(file.stat().st_size for file in files),
             accuracy=accuracy, drop=drop, max_abs_difference=difference, largest_logit=largest,
-            top1_agreement=float((logits.argmax(1) == self._logits.argmax(1)).mean()))
+            top1_agreement=float((logits.argmax(1) == self._classes).mean()))
 
     def _run(self, folder: Path, name: str) -> np.ndarray:
         """As whoever loads the artifact will: by its loader, from its own preprocessing on."""
@@ -293,11 +284,23 @@ class _Trial:
                 inputs[done] = artifact.preprocess(np.asarray(read_image(path)))[0]
             self._progress('preprocessing, pictures', total, total)
             self._inputs = inputs
+            self._same_inputs_logits = self._pytorch(
+                'PyTorch on the same', (torch.from_numpy(inputs[i:i + 1].copy()) for i in range(total)))
         rows: List[np.ndarray] = []
         for done in range(total):
             self._progress(f'{name}, pictures', done, total)
             rows.append(artifact.run(self._inputs[done:done + 1]))
         self._progress(f'{name}, pictures', total, total)
+        return np.concatenate(rows)
+
+    def _pytorch(self, what: str, inputs: Iterable[torch.Tensor]) -> np.ndarray:
+        """The network's logits in float32, (N, classes)."""
+        rows: List[np.ndarray] = []
+        with torch.inference_mode():
+            for done, x in enumerate(inputs):
+                self._progress(f'{what}, pictures', done, len(self._judged))
+                rows.append(self._network(x).numpy())
+        self._progress(f'{what}, pictures', len(self._judged), len(self._judged))
         return np.concatenate(rows)
 
     def _metrics(self, logits: np.ndarray) -> ClassificationMetrics:

@@ -152,7 +152,7 @@ def _to_rgb(picture: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(picture[..., ::-1] if picture.shape[2] == 3 else picture.repeat(3, 2))
 
 
-# ---- preprocessing, as timm's and Pillow's to the grey level ----
+# ---- preprocessing, as timm's and Pillow's to a grey level ----
 
 def _resize_and_crop(picture: np.ndarray, preprocessing: Dict[str, Any]) -> np.ndarray:
     height, width = preprocessing['input_size']
@@ -171,7 +171,10 @@ def _resize_and_crop(picture: np.ndarray, preprocessing: Dict[str, Any]) -> np.n
 
 def _resample(
         picture: np.ndarray, length: int, kernel: Callable[[np.ndarray], np.ndarray], support: float) -> np.ndarray:
-    """(H, W, C) -> (H, length, C) as Pillow does it: a kernel as wide as a new pixel, in its fixed-point numbers."""
+    """(H, W, C) -> (H, length, C) as Pillow does it: a kernel as wide as a new pixel, in its fixed-point numbers.
+
+    Whole pictures come out as Pillow's to a grey level: it may begin with the columns and not with the rows.
+    """
     width = picture.shape[1]
     if width == length:
         return picture

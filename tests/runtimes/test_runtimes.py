@@ -11,17 +11,20 @@ import torch
 import torch.nn as nn
 
 from rsq_backbone.errors import UserError
+from rsq_backbone.machine import cpu_computes_bfloat16
 from rsq_backbone.runtimes import ISAS, RUNTIMES, isa_environment, obeys
 from rsq_backbone.runtimes.eager import Eager
 from rsq_backbone.runtimes.export import export
 
-IN_PYTORCH = [name for name, entry in RUNTIMES.items() if not entry.needs_file]
-OF_FILES = [name for name, entry in RUNTIMES.items() if entry.needs_file]
+HERE = [name for name in RUNTIMES if name != 'openvino-bf16' or cpu_computes_bfloat16()]
+IN_PYTORCH = [name for name in HERE if not RUNTIMES[name].needs_file]
+OF_FILES = [name for name in HERE if RUNTIMES[name].needs_file]
 # Ten seconds of a C++ compiler and more.
-EACH = [pytest.param(name, marks=[pytest.mark.slow] if name == 'compile' else []) for name in RUNTIMES]
+EACH = [pytest.param(name, marks=[pytest.mark.slow] if name == 'compile' else []) for name in HERE]
 # float32 kernels add up some thousand products an output, layer after layer, in an order of their own: the differences
-# lie near 1e-6 of the largest output. Computing in bfloat16, as OpenVINO would by default, costs 1e-3 and more.
-TOLERANCE = 1e-4
+# lie near 1e-6 of the largest output. Computing in bfloat16, as OpenVINO would by default, costs 1e-3 and more: its
+# numbers have eight bits, of which each layer may lose half of the last.
+TOLERANCE = {name: 3e-2 if name == 'openvino-bf16' else 1e-4 for name in HERE}
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +76,7 @@ def test_every_runtime_computes_what_pytorch_does(name, case):
     outputs = runtime.outputs()
     assert [o.shape for o in outputs] == [o.shape for o in case.expected]
     for output, expected in zip(outputs, case.expected, strict=True):
-        assert np.abs(output - expected).max() < TOLERANCE * np.abs(expected).max()
+        assert np.abs(output - expected).max() < TOLERANCE[name] * np.abs(expected).max()
 
 
 class Tiny(nn.Module):
@@ -116,24 +119,25 @@ def test_denormals_are_flushed_to_zero_in_all_threads(name, run_python):
     assert done.stdout.split() == ['True', 'True', 'True']
 
 
-@pytest.mark.parametrize('name', [name for name in RUNTIMES if name != 'compile'])
+@pytest.mark.parametrize('name', [name for name in HERE if name != 'compile'])
 def test_a_run_reads_what_is_bound_at_the_time(name, tiny):
     x = np.ones((1, 4, 256, 256), np.float32)
     runtime = loaded(name, Tiny(), tiny, [x])
     for value in (1, 2):
         runtime.bind([value * x])
         runtime.run()
-        np.testing.assert_allclose(runtime.outputs()[0], 1e-10 * value * x)
+        np.testing.assert_allclose(
+            runtime.outputs()[0], 1e-10 * value * x, rtol=2 ** -8 if name == 'openvino-bf16' else 1e-7)
 
 
 @pytest.mark.skipif(not Path('/proc/self/task').exists(), reason='only Linux tells how many threads a process has')
 @pytest.mark.parametrize('threads', [1, 2])
-@pytest.mark.parametrize('name', [name for name in RUNTIMES if name != 'compile'])
+@pytest.mark.parametrize('name', [name for name in HERE if name != 'compile'])
 def test_threads_are_as_many_as_asked_for(name, threads, tiny):
     runtime = loaded(name, Tiny(), tiny, [np.ones((1, 4, 256, 256), np.float32)], threads=threads)
     runtime.run()
     # OpenVINO starts no more than there are cores to use.
-    most = len(os.sched_getaffinity(0)) if name == 'openvino' else threads
+    most = len(os.sched_getaffinity(0)) if name.startswith('openvino') else threads
     assert runtime.verified_threads() == min(threads, most)
 
 
@@ -229,6 +233,7 @@ def test_a_compiler_that_is_not_there_is_one_line(run_python, monkeypatch, tmp_p
         import numpy as np
         import torch
         from rsq_backbone.errors import UserError
+from rsq_backbone.machine import cpu_computes_bfloat16
         from rsq_backbone.runtimes import RUNTIMES
         runtime = RUNTIMES['compile'].load()(1)
         runtime.load(torch.nn.Sequential(torch.nn.Conv2d(3, 5, 7), torch.nn.GELU()))

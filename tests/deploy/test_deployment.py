@@ -1,0 +1,262 @@
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+
+from rsq_backbone.classification import class_probabilities
+from rsq_backbone.deploy import deployment as module
+from rsq_backbone.deploy.artifact import write_artifact
+from rsq_backbone.deploy.conversion import TARGETS, Conversion
+from rsq_backbone.deploy.deployment import Deployment, deploy
+from rsq_backbone.deploy.loader import ArtifactError, load
+from rsq_backbone.errors import UserError
+from rsq_backbone.evaluation import evaluate
+from rsq_backbone.machine import cpu_computes_bfloat16
+from rsq_backbone.training.run_folder import RunFolder
+
+# ---- conversion ----
+
+@pytest.fixture(scope='module')
+def network(run: Path) -> torch.nn.Module:
+    return timm.create_model(f'local-dir:{run}', pretrained=True).eval()
+
+
+CONFIG = {
+    'task': 'classification', 'model': 'res_squeezenet_lite', 'classes': ['blue', 'green', 'red'], 'size_multiple': 1,
+    'preprocessing': {
+        'mean': [0.485, 0.456, 0.406], 'std': [0.229, 0.224, 0.225], 'input_size': [64, 64], 'interpolation': 'bicubic',
+        'crop_pct': 1.0, 'crop_mode': 'squash'}}
+
+
+@pytest.mark.parametrize('target', list(TARGETS))
+def test_every_target_in_float32_computes_what_pytorch_does(
+        target: str, network: torch.nn.Module, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    files = Conversion(network, (64, 64), tmp_path).convert(target, 'fp32')
+    assert capfd.readouterr() == ('', '')  # none of the libraries talks
+    write_artifact(tmp_path / 'artifact', files, {**CONFIG, **module._runtime(target, 'fp32')})
+    batch = np.random.default_rng(0).standard_normal((3, 3, 64, 64), dtype=np.float32)
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(batch)).numpy()
+    found = load(tmp_path / 'artifact', threads=1).run(batch)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(('target', 'most'), [('onnx', 0.3), ('openvino', 0.3)])
+def test_int8_files_are_a_quarter_of_the_size(
+        target: str, most: float, network: torch.nn.Module, tmp_path: Path) -> None:
+    pictures = np.random.default_rng(0).standard_normal((10, 3, 64, 64), dtype=np.float32)
+    conversion = Conversion(network, (64, 64), tmp_path)
+    sizes = [sum(file.stat().st_size for file in conversion.convert(target, precision, pictures))
+             for precision in ('fp32', 'int8')]
+    weights = sum(p.numel() for p in network.parameters())
+    assert sizes[0] > 4 * weights
+    assert weights < sizes[1] < most * sizes[0] + 300_000  # what is not weights does not shrink
+
+
+def test_an_onnx_file_takes_any_batch_and_size(network: torch.nn.Module, tmp_path: Path) -> None:
+    import onnxruntime
+
+    [file] = Conversion(network, (64, 64), tmp_path).convert('onnx', 'fp32')
+    session = onnxruntime.InferenceSession(str(file), providers=['CPUExecutionProvider'])
+    for shape in ((1, 3, 64, 64), (3, 3, 97, 131)):
+        x = torch.randn(shape)
+        with torch.inference_mode():
+            expected = network(x).numpy()
+        np.testing.assert_allclose(
+            session.run(['output'], {'image': x.numpy()})[0], expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+
+
+def test_an_onnx_file_runs_in_opencv_and_openvino(network: torch.nn.Module, tmp_path: Path) -> None:
+    import cv2
+    import openvino
+
+    [file] = Conversion(network, (64, 64), tmp_path).convert('onnx', 'fp32')
+    x = np.random.default_rng(0).standard_normal((1, 3, 64, 64), dtype=np.float32)
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(x)).numpy()
+    in_opencv = cv2.dnn.readNetFromONNX(str(file))
+    in_opencv.setInput(x)
+    in_openvino = openvino.Core().compile_model(str(file), 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})
+    for found in (in_opencv.forward(), in_openvino([x])[0]):
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(('target', 'precision', 'said'), [
+    ('tflite', 'fp32', "unknown target 'tflite'; choose of openvino, onnx, ncnn, torch-export."),
+    ('ncnn', 'int8', 'ncnn has no int8; choose of fp32.'),
+    ('openvino', 'int8', 'int8 needs pictures to calibrate with'),
+])
+def test_what_does_not_exist_is_refused(
+        target: str, precision: str, said: str, network: torch.nn.Module, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=said):
+        Conversion(network, (64, 64), tmp_path).convert(target, precision)
+
+
+def test_a_target_that_is_not_installed_is_named_with_its_line(
+        network: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr('rsq_backbone.deploy.conversion.find_spec', lambda name: None)
+    with pytest.raises(UserError, match=r'ncnn fp32 needs more packages: pip install "rsq-backbone\[ncnn\]"'):
+        Conversion(network, (64, 64), tmp_path).convert('ncnn', 'fp32')
+
+
+# ---- deployment ----
+
+@pytest.fixture
+def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that ask for no times: most of a deployment's."""
+    monkeypatch.setattr(module, '_measure', lambda candidates, *args: (list(candidates), module.Speed()))
+
+
+def test_the_fastest_that_keeps_the_promise_is_written(deployment: Deployment, run: Path) -> None:
+    names = {f'{one.target} {one.precision}' for one in deployment.candidates}
+    assert names == {'onnx fp32', 'openvino fp32', 'openvino bf16', 'onnx int8', 'openvino int8'}
+    sound = [one for one in deployment.candidates if one.status == 'sound']
+    times = [one.speed.p50 for one in sound]
+    assert None not in times
+    assert deployment.chosen.speed.p50 == min(times)
+    for one in sound:
+        assert one.drop <= 1
+        assert one.speed.memory > 1e7
+        assert one.speed.ratio.median == pytest.approx(one.speed.p50 / deployment.eager.p50, rel=0.5)
+    unavailable = [one.name for one in deployment.candidates if one.status == 'not available']
+    assert unavailable == ([] if cpu_computes_bfloat16() else ['openvino bf16'])
+    assert [one.top1_agreement for one in sound if one.precision == 'fp32'] == [1, 1]
+
+
+def test_the_figures_are_those_of_an_evaluation(deployment: Deployment, run: Path, photos: Path) -> None:
+    """Of the artifact by rsq evaluate, and of PyTorch by timm and counting."""
+    found = evaluate(deployment.folder, str(photos))
+    assert found.metrics.n == deployment.pictures == 18
+    assert found.metrics.accuracy == pytest.approx(deployment.chosen.accuracy)
+    assert '42 of 60 pictures were trained on and are left out.' in found.notes
+    rows = RunFolder(run).pictures('validation')
+    model = timm.create_model(f'local-dir:{run}', pretrained=True).eval()
+    guesses = class_probabilities([row['path'] for row in rows], model).argmax(1)
+    right = [deployment.classes[guess] == row['label'] for guess, row in zip(guesses, rows, strict=True)]
+    assert np.mean(right) == pytest.approx(deployment.accuracy)
+
+
+def test_config_json_says_what_was_found(deployment: Deployment, run: Path) -> None:
+    config = json.loads((Path(deployment.folder) / 'config.json').read_text())
+    assert config['model'] == 'res_squeezenet_lite'
+    assert config['measured']['p50'] == deployment.chosen.speed.p50
+    assert config['verification']['accuracy_of_pytorch'] == deployment.accuracy
+    assert config['precision'] == deployment.chosen.precision
+    assert set(config['trained_on']) == RunFolder(run).training_content()
+
+
+def test_what_loses_too_much_gives_way_to_the_next_precision(
+        run: Path, quickly: Any, unmeasured: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Conversions to less than float32 are made to give the first class for every picture."""
+    original = module._Trial._run
+
+    def spoiled(self: Any, folder: Path, name: str) -> np.ndarray:
+        logits = original(self, folder, name)
+        return logits if 'fp32' in name else np.eye(3, dtype=np.float32)[np.zeros(len(logits), int)]
+
+    monkeypatch.setattr(module._Trial, '_run', spoiled)
+    result = quickly(run, output=tmp_path / 'a', target='openvino', precision='int8')
+    assert [(one.name, one.status) for one in result.candidates if one.precision == 'int8'] == [
+        ('openvino int8', 'loses too much'), ('openvino int8 (careful)', 'loses too much')]
+    assert (result.chosen.precision, result.chosen.status) == ('fp32', 'sound')
+    assert result.notes == (
+        'int8 does not keep the promise; bf16 takes its place.',
+        'bf16 does not keep the promise; fp32 takes its place.')
+    assert json.loads((tmp_path / 'a' / 'config.json').read_text())['precision'] == 'fp32'
+
+
+def test_nothing_is_written_if_nothing_keeps_the_promise(
+        run: Path, quickly: Any, unmeasured: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = module._Trial._run
+    monkeypatch.setattr(module._Trial, '_run', lambda self, folder, name: 0 * original(self, folder, name))
+    with pytest.raises(UserError, match=r'nothing loses at most 1 points of accuracy .*onnx fp32: logits differ'):
+        quickly(run, output=tmp_path / 'a', target='onnx', precision='fp32')
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize('target', ['ncnn', 'torch-export'])
+def test_a_target_of_ones_own_choice_is_written(
+        run: Path, quickly: Any, unmeasured: None, tmp_path: Path, target: str) -> None:
+    result = quickly(run, output=tmp_path / 'a', target=target)
+    assert (result.chosen.target, result.chosen.precision) == (target, 'fp32')
+    assert result.chosen.top1_agreement == 1
+    assert load(tmp_path / 'a').classes == ('blue', 'green', 'red')
+
+
+def test_an_artifact_is_replaced_only_on_request_and_nothing_else_ever(
+        run: Path, quickly: Any, unmeasured: None, tmp_path: Path) -> None:
+    (tmp_path / 'thesis').mkdir()
+    (tmp_path / 'thesis' / 'thesis.txt').write_text('mine')
+    for options in ({}, {'overwrite': True}):
+        with pytest.raises(UserError, match='is no artifact'):
+            quickly(run, output=tmp_path / 'thesis', **options)
+    assert (tmp_path / 'thesis' / 'thesis.txt').read_text() == 'mine'
+    quickly(run, output=tmp_path / 'a', target='onnx', precision='fp32')
+    with pytest.raises(UserError, match='replace it with --overwrite'):
+        quickly(run, output=tmp_path / 'a', target='onnx', precision='fp32')
+    quickly(run, output=tmp_path / 'a', target='openvino', precision='fp32', overwrite=True)
+    assert load(tmp_path / 'a').config['target'] == 'openvino'
+
+
+def test_too_few_pictures_to_calibrate_with_are_refused(
+        run: Path, quickly: Any, unmeasured: None, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / 'few').mkdir()
+    for file in sorted((photos / 'red').iterdir())[:9]:
+        shutil.copy(file, tmp_path / 'few')
+    (tmp_path / 'few' / 'broken.png').write_bytes(b'no picture')
+    with pytest.raises(UserError, match=r'by 10 pictures or more, and there are 9 in .*few'):
+        quickly(run, output=tmp_path / 'a', precision='int8', calibration=tmp_path / 'few')
+    with pytest.raises(UserError, match=r'nowhere cannot be read'):
+        quickly(run, output=tmp_path / 'a', precision='int8', calibration=tmp_path / 'nowhere')
+
+
+def test_pictures_that_are_gone_are_asked_for(
+        run: Path, quickly: Any, unmeasured: None, photos: Path, tmp_path: Path) -> None:
+    moved = Path(shutil.copytree(run, tmp_path / 'moved'))
+    text = (moved / 'split.csv').read_text()
+    (moved / 'split.csv').write_text(text.replace(str(photos), str(tmp_path / 'gone')))
+    with pytest.raises(UserError, match='are not there any more; name others with --data'):
+        quickly(moved, output=tmp_path / 'a', precision='fp32')
+    with pytest.raises(UserError, match=r'left of those that .*moved was trained on'):
+        quickly(moved, output=tmp_path / 'a', data=str(photos), precision='int8')
+    result = quickly(moved, output=tmp_path / 'a', data=str(photos), target='onnx')
+    assert result.pictures == 18
+    assert {one.precision for one in result.candidates if one.status == 'sound'} == {'fp32'}
+    assert any('int8 finds the ranges' in note for note in result.notes)
+
+
+@pytest.mark.parametrize(('options', 'said'), [
+    ({'target': 'tflite'}, "unknown target 'tflite'"),
+    ({'precision': 'fp4'}, "unknown precision 'fp4'; choose of fp32, bf16, int8"),
+    ({'target': 'onnx', 'precision': 'bf16'}, 'onnx has no bf16; choose of fp32, int8'),
+])
+def test_wishes_that_cannot_be_met_are_refused_before_any_work(
+        run: Path, quickly: Any, unmeasured: None, tmp_path: Path, options: Any, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        quickly(run, output=tmp_path / 'a', **options)
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match='is not a finished run'):
+        deploy(tmp_path)
+
+
+def test_a_crash_leaves_nothing_under_the_artifacts_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / 'model.onnx').write_bytes(b'x')
+
+    def full(*args: Any) -> None:
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr('rsq_backbone.deploy.artifact.sha256_of', full)
+    with pytest.raises(UserError, match='No space left on device'):
+        write_artifact(tmp_path / 'a', [tmp_path / 'model.onnx'], CONFIG)
+    assert [file.name for file in tmp_path.iterdir()] == ['model.onnx']
+    with pytest.raises(ArtifactError):
+        load(tmp_path / 'a')
+    Image.new('RGB', (8, 8)).save(tmp_path / 'unused.png')
