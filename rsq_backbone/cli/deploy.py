@@ -63,9 +63,9 @@ def _print(result: 'Deployment') -> None:
     from rsq_backbone.cli._output import print_data_report, print_path, stdout
 
     print_data_report((), result.notes)
-    stdout.print(
+    print_path(
         f'{result.model}, {result.threads} thread{"s" if result.threads > 1 else ""}, judged by {result.pictures} '
-        f'pictures, of which one is {100 / result.pictures:.2f} points', style='bold', highlight=False)
+        f'pictures, of which one is {100 / result.pictures:.2f} points', 'bold')
     table = Table(box=None)
     table.add_column('', no_wrap=True)
     for column in (

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rsq_backbone.deploy import deployment as module
 from rsq_backbone.deploy.deployment import Deployment, deploy
 from rsq_backbone.profiler.session import Plan
 from rsq_backbone.training.finetuning import finetune
@@ -56,3 +57,9 @@ def deployment(run: Path, quickly: Any, tmp_path_factory: pytest.TempPathFactory
 def artifact(deployment: Deployment, tmp_path: Path) -> Path:
     """A copy to do what one likes with."""
     return Path(shutil.copytree(deployment.folder, tmp_path / 'artifact'))
+
+
+@pytest.fixture
+def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that ask for no times: most of a deployment's."""
+    monkeypatch.setattr(module, '_measure', lambda candidates, *args: (list(candidates), module.Speed()))

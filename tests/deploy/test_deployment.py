@@ -107,12 +107,6 @@ def test_a_target_that_is_not_installed_is_named_with_its_line(
 
 # ---- deployment ----
 
-@pytest.fixture
-def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests that ask for no times: most of a deployment's."""
-    monkeypatch.setattr(module, '_measure', lambda candidates, *args: (list(candidates), module.Speed()))
-
-
 def test_the_fastest_that_keeps_the_promise_is_written(deployment: Deployment, run: Path) -> None:
     names = {f'{one.target} {one.precision}' for one in deployment.candidates}
     assert names == {'onnx fp32', 'openvino fp32', 'openvino bf16', 'onnx int8', 'openvino int8'}

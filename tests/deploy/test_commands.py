@@ -1,0 +1,77 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def test_deploy_prints_a_row_for_each_candidate_and_how_to_use_the_artifact(
+        rsq: Any, run: Path, tmp_path: Path, unmeasured: None) -> None:
+    code, out, err = rsq(
+        'deploy', run, '--target', 'onnx', '--precision', 'fp32', '--threads', 1, '--output', tmp_path / 'a')
+    assert (code, err) == (0, '')
+    rows = [line.split() for line in out.splitlines()]
+    [eager] = [row for row in rows if row[:2] == ['PyTorch', 'eager']]
+    [chosen] = [row for row in rows if row[:2] == ['onnx', 'fp32']]
+    assert eager[-1] == chosen[-3]  # the same accuracy
+    assert chosen[-1] == 'chosen'
+    assert f'rsq predict {tmp_path / "a"} PICTURE ...' in out
+    assert 'judged by 18 pictures, of which one is 5.56 points' in out
+
+
+def test_deploy_prints_json(rsq: Any, run: Path, tmp_path: Path, unmeasured: None) -> None:
+    code, out, _ = rsq(
+        'deploy', run, '--target', 'openvino', '--precision', 'fp32', '--output', tmp_path / 'a', '--json')
+    assert code == 0
+    result = json.loads(out)
+    assert result['chosen']['target'] == 'openvino'
+    assert result['classes'] == ['blue', 'green', 'red']
+
+
+@pytest.mark.parametrize(('options', 'said'), [
+    (('--target', 'tflite'), "unknown target 'tflite'"),
+    (('--precision', 'int8', '--calibration', 'nowhere'), 'nowhere cannot be read (No such file or directory)'),
+    (('--data', 'nowhere'), 'nowhere'),
+])
+def test_deploy_says_in_one_line_what_is_wrong(
+        rsq: Any, run: Path, tmp_path: Path, options: Any, said: str) -> None:
+    code, out, err = rsq('deploy', run, '--output', tmp_path / 'a', *options)
+    assert (code, out) == (2, '')
+    assert err.count('\n') == 1
+    assert said in err
+    assert not (tmp_path / 'a').exists()
+
+
+def test_predict_and_evaluate_take_an_artifact(rsq: Any, artifact: Path, photos: Path, tmp_path: Path) -> None:
+    code, out, _ = rsq('predict', artifact, photos / 'red', '--topk', 2, '--json')
+    assert code == 0
+    results = json.loads(out)
+    assert len(results) == 20
+    assert {result['predictions'][0]['class_name'] for result in results} == {'red'}
+    assert [len(result['predictions']) for result in results] == [2] * 20
+    code, out, _ = rsq('evaluate', artifact, photos, '--output', tmp_path / 'evaluation')
+    assert code == 0
+    assert '18 pictures: accuracy' in out
+    assert (tmp_path / 'evaluation' / 'confusion.png').is_file()
+
+
+def test_predict_needs_no_pytorch_for_an_artifact(artifact: Path, photos: Path, run_python: Any) -> None:
+    done = run_python('''
+        import sys
+        from rsq_backbone.cli import main
+        sys.argv = ['rsq', 'predict', *sys.argv[1:]]
+        try:
+            main()
+        finally:
+            assert 'torch' not in sys.modules
+    ''', str(artifact), str(photos / 'green' / '00.png'))
+    assert 'green' in done.stdout
+
+
+def test_a_damaged_artifact_is_one_line(rsq: Any, artifact: Path, photos: Path) -> None:
+    (artifact / 'config.json').write_text('{')
+    for command in (('predict', artifact, photos / 'red' / '00.png'), ('evaluate', artifact, photos)):
+        code, out, err = rsq(*command)
+        assert (code, out) == (2, '')
+        assert err.count('\n') == 1
+        assert 'config.json is damaged' in err
