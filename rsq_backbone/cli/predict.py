@@ -33,11 +33,12 @@ def predict(
     from rsq_backbone.images import list_images
     from rsq_backbone.predictions import write_csv
 
+    classify = _classifier(run, topk)
     files = [file for photo in photos for file in (list_images(photo) if photo.is_dir() else [photo])]
     if not files:
         raise UserError(
             f'{", ".join(map(str, photos))}: no pictures directly in there; name pictures or folders that hold some.')
-    results, bad = classify_each(files, _classifier(run, topk))
+    results, bad = classify_each(files, classify)
     if csv is not None:
         write_csv(results, csv)
         print_path(f'{len(results)} pictures: {csv}')
