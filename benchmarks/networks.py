@@ -10,7 +10,7 @@ from timm.utils import reparameterize_model
 
 import rsq_backbone  # noqa: F401  registers res_squeezenet
 
-OURS, REFERENCE = 'res_squeezenet', 'resnet18'
+OURS, LITE, REFERENCE = 'res_squeezenet', 'res_squeezenet_lite', 'resnet18'
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ def _timm(name: str) -> Case:
 
 CASES: Dict[str, Case] = {
     OURS: Case('rsq_backbone', lambda: timm.create_model(OURS, pretrained=False), 227),
+    LITE: Case('rsq_backbone', lambda: timm.create_model(LITE, pretrained=False), 227),
     'squeezenet1_1': Case('torchvision', lambda: torchvision.models.squeezenet1_1(weights=None), 227),
     'shufflenet_v2_x1_0': Case('torchvision', lambda: torchvision.models.shufflenet_v2_x1_0(weights=None)),
     'googlenet': Case(

@@ -11,6 +11,8 @@ which takes no part in its time.
     linear             the floor: logistic regression on the pretrained features
     paper              Res-SqueezeNet under the paper's recipe
     laptop             Res-SqueezeNet under the default recipe
+    lite               res_squeezenet_lite under the default recipe
+    squeezenet laptop  SqueezeNet 1.1 from the same weights under the default recipe
     squeezenet         SqueezeNet 1.1 from the same weights under the paper's recipe, its last four fire modules trained
     squeezenet conv10  the same with the last layer trained only
     random stage       `paper` with a residual stage that starts at random instead of passing its input on
@@ -67,6 +69,8 @@ ARMS: Dict[str, Arm] = {
     'linear': Arm(RECIPES['linear']),
     'paper': Arm(PAPER),
     'laptop': Arm(LAPTOP),
+    'lite': Arm(LAPTOP, 'res_squeezenet_lite'),
+    'squeezenet laptop': Arm(LAPTOP, SQUEEZENET),
     'squeezenet': Arm(PAPER, SQUEEZENET),
     'squeezenet conv10': Arm(LAST_LAYER, SQUEEZENET),
     'random stage': Arm(PAPER, 'res_squeezenet_random_stage'),
@@ -77,7 +81,8 @@ ARMS: Dict[str, Arm] = {
 DEFAULT_ARMS = 'linear,paper,laptop,squeezenet'
 # Pairs whose difference is a claim of the paper's or of ours.
 COMPARISONS: Tuple[Tuple[str, str], ...] = (
-    ('laptop', 'paper'), ('laptop', 'linear'), ('paper', 'squeezenet'), ('paper', 'squeezenet conv10'),
+    ('laptop', 'paper'), ('laptop', 'linear'), ('lite', 'laptop'), ('lite', 'squeezenet laptop'),
+    ('laptop', 'squeezenet laptop'), ('paper', 'squeezenet'), ('paper', 'squeezenet conv10'),
     ('paper', 'random stage'), ('uncached', 'paper'), ('conv10 uncached', 'conv10'))
 # The default recipe with one thing changed.
 CHANGES: Dict[str, Dict[str, Any]] = {

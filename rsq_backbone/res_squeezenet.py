@@ -11,8 +11,8 @@ RESTI 7(1), 2023, https://doi.org/10.29207/resti.v7i1.4446 (section 2.4, figures
     stages.3   res5a, res5b                  512      32                    7                      7
     head       drop9, conv10, ReLU, average pool
 
-`res_squeezenet_lite` is this project's answer to the paper's wish for a smaller network: its res5a and res5b are fire
-modules too, of 0.4 instead of 9.7 million parameters, around shortcuts without any.
+`res_squeezenet_lite` is this project's answer to the paper's wish for a smaller network: its res5a and res5b are
+bottleneck blocks, of 0.4 instead of 9.7 million parameters, around shortcuts without any.
 
 The same weights serve two geometries. `paper` pads neither conv1 nor the pools (which round up instead), as
 SqueezeNet 1.1 does; `aligned` pads both by one, so that every level has exactly 1/2 .. 1/32 of the input's size.
@@ -38,7 +38,7 @@ _FIRE_STAGES = (
     ((32, 128), (32, 128)),
     ((48, 192), (48, 192), (64, 256), (64, 256)),
 )
-_RESIDUAL_SQUEEZE = 64  # width of the squeeze in res_squeezenet_lite's residual stage
+_BOTTLENECK_WIDTH = 96  # of res_squeezenet_lite's residual stage
 _BUNDLED_WEIGHTS = Path(__file__).parent / 'weights' / 'res_squeezenet.caffe_in1k.safetensors'
 
 
@@ -150,16 +150,16 @@ class ResidualBlock(nn.Module):
         return self.act2(x + shortcut)
 
 
-class ResidualFire(nn.Module):
-    """Fire module with batch norms, added to its input. `last_act` puts a ReLU at the end.
+class ResidualBottleneck(nn.Module):
+    """ResNet-50's bottleneck block, but for a shortcut without weights. `last_act` puts a ReLU at the end.
 
-    With a stride the shortcut passes every second position on, so that it has no weights to train, nor to multiply by.
+    With a stride, which conv2 carries, the shortcut passes every second position on: nothing to train, nor to multiply.
     """
 
     def __init__(
             self,
             chs: int,
-            squeeze_chs: int,
+            width: int,
             stride: int = 1,
             dilation: int = 1,
             last_act: bool = True,
@@ -168,23 +168,23 @@ class ResidualFire(nn.Module):
     ) -> None:
         dd = {'device': device, 'dtype': dtype}
         super().__init__()
-        self.squeeze = nn.Conv2d(chs, squeeze_chs, 1, bias=False, **dd)
-        self.squeeze_bn = BatchNorm2d(squeeze_chs, **dd)
-        self.squeeze_act = nn.ReLU(inplace=True)
-        # Each with a norm of its own: one behind the concatenation could not be folded into the convolutions.
-        self.expand1x1 = nn.Conv2d(squeeze_chs, chs // 2, 1, stride=stride, bias=False, **dd)
-        self.expand1x1_bn = BatchNorm2d(chs // 2, **dd)
-        self.expand3x3 = nn.Conv2d(
-            squeeze_chs, chs // 2, 3, stride=stride, padding=dilation, dilation=dilation, bias=False, **dd)
-        self.expand3x3_bn = BatchNorm2d(chs // 2, **dd)
+        self.conv1 = nn.Conv2d(chs, width, 1, bias=False, **dd)
+        self.bn1 = BatchNorm2d(width, **dd)
+        self.act1 = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(width, width, 3, stride=stride, padding=dilation, dilation=dilation, bias=False, **dd)
+        self.bn2 = BatchNorm2d(width, **dd)
+        self.act2 = nn.ReLU(inplace=True)
+        self.conv3 = nn.Conv2d(width, chs, 1, bias=False, **dd)
+        self.bn3 = BatchNorm2d(chs, **dd)
         self.shortcut = nn.MaxPool2d(1, stride) if stride > 1 else nn.Identity()
-        self.act = nn.ReLU(inplace=True) if last_act else nn.Identity()
+        self.act3 = nn.ReLU(inplace=True) if last_act else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         shortcut = self.shortcut(x)
-        x = self.squeeze_act(self.squeeze_bn(self.squeeze(x)))
-        x = torch.cat((self.expand1x1_bn(self.expand1x1(x)), self.expand3x3_bn(self.expand3x3(x))), 1)
-        return self.act(x + shortcut)
+        x = self.act1(self.bn1(self.conv1(x)))
+        x = self.act2(self.bn2(self.conv2(x)))
+        x = self.bn3(self.conv3(x))
+        return self.act3(x + shortcut)
 
 
 def _max_pool(stride: int, geometry: str) -> nn.Module:
@@ -209,7 +209,7 @@ class ResSqueezeNet(nn.Module):
         global_pool: Pooling of the class maps ('avg', 'max', 'avgmax' or their 'fast' forms); '' keeps the maps.
         output_stride: 8, 16 or 32. Below 32 the later stages trade their strides for dilation; weights are the same.
         geometry: 'paper' (227 -> 113, 56, 28, 14, 7) or 'aligned' (exactly H/2 .. H/32, for dense prediction).
-        residual_block: 'basic', the paper's two ResNet-18 blocks, or 'fire', the small ones of res_squeezenet_lite.
+        residual_block: 'basic', the paper's two ResNet-18 blocks, or 'bottleneck', those of res_squeezenet_lite.
         drop_rate: Dropout before conv10; the paper's is 0.5.
         logit_relu: The paper's ReLU between conv10 and the pooling. It holds logits at >= 0 and can stop a class
             from learning once all its positions are negative; switch it off for fine-tuning at high learning rates.
@@ -238,8 +238,8 @@ class ResSqueezeNet(nn.Module):
             raise ValueError(f'output_stride should be 8, 16 or 32, got {output_stride!r}.')
         if geometry not in ('paper', 'aligned'):
             raise ValueError(f"geometry should be 'paper' or 'aligned', got {geometry!r}.")
-        if residual_block not in ('basic', 'fire'):
-            raise ValueError(f"residual_block should be 'basic' or 'fire', got {residual_block!r}.")
+        if residual_block not in ('basic', 'bottleneck'):
+            raise ValueError(f"residual_block should be 'basic' or 'bottleneck', got {residual_block!r}.")
         self.num_classes = num_classes
         self.in_chans = in_chans
         self.residual_block = residual_block
@@ -277,8 +277,8 @@ class ResSqueezeNet(nn.Module):
             res5a = ResidualBlock(chs, stage_stride, first_dilation, dilation, projection=True, **dd)
             res5b = ResidualBlock(chs, 1, dilation, dilation, last_act=False, **dd)
         else:
-            res5a = ResidualFire(chs, _RESIDUAL_SQUEEZE, stage_stride, first_dilation, **dd)
-            res5b = ResidualFire(chs, _RESIDUAL_SQUEEZE, 1, dilation, last_act=False, **dd)
+            res5a = ResidualBottleneck(chs, _BOTTLENECK_WIDTH, stage_stride, first_dilation, **dd)
+            res5b = ResidualBottleneck(chs, _BOTTLENECK_WIDTH, 1, dilation, last_act=False, **dd)
         stages.append(nn.Sequential(OrderedDict([('res5a', res5a), ('res5b', res5b)])))
         self.stages = nn.Sequential(*stages)
 
@@ -477,16 +477,15 @@ def _basic_start() -> Dict[str, torch.Tensor]:
     return {f'stages.3.{key}': value for key, value in start.items()}
 
 
-def _fire_start() -> Dict[str, torch.Tensor]:
-    """The same of fire modules, whose shortcuts do it by themselves: in training mode too."""
+def _bottleneck_start() -> Dict[str, torch.Tensor]:
+    """The same of bottleneck blocks, whose shortcuts do it by themselves: in training mode too."""
+    chs, width = 512, _BOTTLENECK_WIDTH
     generator = torch.Generator().manual_seed(0)
     start = {}
     for block in ('res5a', 'res5b'):
-        for layer, out_chs, in_chs, size in (
-                ('squeeze', _RESIDUAL_SQUEEZE, 512, 1), ('expand1x1', 256, _RESIDUAL_SQUEEZE, 1),
-                ('expand3x3', 256, _RESIDUAL_SQUEEZE, 3)):
-            start[f'{block}.{layer}.weight'] = _he_weight((out_chs, in_chs, size, size), generator)
-            start.update(_norm(f'{block}.{layer}_bn', out_chs, 1. if layer == 'squeeze' else 0.))
+        for i, shape in (('1', (width, chs, 1, 1)), ('2', (width, width, 3, 3)), ('3', (chs, width, 1, 1))):
+            start[f'{block}.conv{i}.weight'] = _he_weight(shape, generator)
+            start.update(_norm(f'{block}.bn{i}', shape[0], 0. if i == '3' else 1.))
     return {f'stages.3.{key}': value for key, value in start.items()}
 
 
@@ -514,7 +513,7 @@ _QUARTER_SIZE = {
         'stages.3.res5b.bn1.running_mean': 1 / 4, 'stages.3.res5b.bn1.running_var': 1 / 16,
         'conv10.weight': 4.,
     },
-    'fire': {  # whose shortcut scales nothing; fire9 does, as its ReLUs take a factor through
+    'bottleneck': {  # whose shortcut scales nothing; fire9 does, as its ReLUs take a factor through
         **{f'stages.2.fire9.{layer}.{kind}': 1 / 4
            for layer in ('expand1x1', 'expand3x3') for kind in ('weight', 'bias')},
         'conv10.weight': 4.,
@@ -529,14 +528,13 @@ def checkpoint_filter_fn(state_dict: Dict[str, torch.Tensor], model: nn.Module) 
     """
     if 'features.0.weight' in state_dict:
         state_dict = _from_torchvision(state_dict)
-    whole = any(f'stages.3.res5a.{layer}.weight' in state_dict for layer in ('conv1', 'squeeze'))
-    if whole or 'stem.conv1.weight' not in state_dict:
+    if 'stages.3.res5a.conv1.weight' in state_dict or 'stem.conv1.weight' not in state_dict:
         return state_dict
     block = getattr(model, 'residual_block', 'basic')
-    if block == 'fire':
+    if block == 'bottleneck':
         # The bundled batch norms are those of basic blocks.
         state_dict = {key: value for key, value in state_dict.items() if not key.startswith('stages.3.')}
-    start = {**(_fire_start() if block == 'fire' else _basic_start()), **state_dict}
+    start = {**(_basic_start() if block == 'basic' else _bottleneck_start()), **state_dict}
     factors = _QUARTER_SIZE[block]
     return {key: value * factors[key] if key in factors else value for key, value in start.items()}
 
@@ -599,5 +597,5 @@ def res_squeezenet(pretrained: bool = False, **kwargs: Any) -> ResSqueezeNet:
 
 @register_model
 def res_squeezenet_lite(pretrained: bool = False, **kwargs: Any) -> ResSqueezeNet:
-    """Res-SqueezeNet with a residual stage of fire modules, 1.6 M parameters."""
-    return _create('res_squeezenet_lite', pretrained, **dict(dict(residual_block='fire'), **kwargs))
+    """Res-SqueezeNet with a residual stage of bottleneck blocks, 1.6 M parameters."""
+    return _create('res_squeezenet_lite', pretrained, **dict(dict(residual_block='bottleneck'), **kwargs))

@@ -19,7 +19,7 @@ from rsq_backbone.res_squeezenet import ResSqueezeNet, checkpoint_filter_fn, def
 
 __all__ = ['ResSqueezeNetEncoder', 'register_smp']
 
-_VARIANTS: Dict[str, Dict[str, Any]] = {'res_squeezenet': {}, 'res_squeezenet_lite': {'residual_block': 'fire'}}
+_VARIANTS: Dict[str, Dict[str, Any]] = {'res_squeezenet': {}, 'res_squeezenet_lite': {'residual_block': 'bottleneck'}}
 _REPO_ID = 'rsq-backbone/res_squeezenet.caffe_in1k'  # one ImageNet start for all variants
 # Names this version of the bundled weights: the first 40 digits of the file's SHA-256.
 _REVISION = '53739627d97647763575b163da5640a0022b65d9'

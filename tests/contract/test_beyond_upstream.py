@@ -37,7 +37,7 @@ NONSENSE = [
     ({'geometry': 'round'}, r"geometry should be 'paper' or 'aligned', got 'round'"),
     ({'output_stride': 4}, r'output_stride should be 8, 16 or 32, got 4'),
     ({'output_stride': 64}, r'output_stride should be 8, 16 or 32, got 64'),
-    ({'residual_block': 'ghost'}, r"residual_block should be 'basic' or 'fire', got 'ghost'"),
+    ({'residual_block': 'ghost'}, r"residual_block should be 'basic' or 'bottleneck', got 'ghost'"),
 ]
 NONSENSE_POOLING = [
     ({'global_pool': pool}, rf"global_pool='{pool}' changes the number of channels.*'avg', 'max', 'avgmax' or ''")
@@ -156,7 +156,7 @@ def test_layer_decay_gives_the_stem_the_lowest_rate_and_the_head_the_full_one() 
     scales = {name: scale[id(p)] for name, p in model.named_parameters()}
     assert scales['conv10.weight'] == 1.0
     assert scales[{
-        'res_squeezenet': 'stages.3.res5b.conv2.weight', 'res_squeezenet_lite': 'stages.3.res5b.expand3x3.weight',
+        'res_squeezenet': 'stages.3.res5b.conv2.weight', 'res_squeezenet_lite': 'stages.3.res5b.conv3.weight',
     }[MODEL]] == 0.5
     assert scales['stem.conv1.weight'] == pytest.approx(0.5 ** 11) == min(scales.values())
 

@@ -45,9 +45,9 @@ def aligned_size(n: int) -> List[int]:
 
 # ---- parameters ----
 
-# The lite stage, twice: 512 x 64 + 64 x 256 + 64 x 256 x 9 weights, and norms of 64, 256 and 256 scales and shifts.
+# The lite stage, twice: 512 x 96 + 96 x 96 x 9 + 96 x 512 weights, and norms of 96, 96 and 512 scales and shifts.
 STAGE_PARAMETERS = {
-    'res_squeezenet': 9_704_448, 'res_squeezenet_lite': 2 * (32_768 + 16_384 + 147_456 + 2 * (64 + 256 + 256))}
+    'res_squeezenet': 9_704_448, 'res_squeezenet_lite': 2 * (49_152 + 82_944 + 49_152 + 2 * (96 + 96 + 512))}
 
 
 @pytest.mark.parametrize(('num_classes', 'head'), [(1000, 513_000), (9, 4_617)])
@@ -57,7 +57,7 @@ def test_parameters_are_those_of_the_paper(geometry: str, num_classes: int, head
     total = 722_496 + STAGE_PARAMETERS[MODEL] + head
     assert total == {
         ('res_squeezenet', 1000): 10_939_944, ('res_squeezenet', 9): 10_431_561,
-        ('res_squeezenet_lite', 1000): 1_631_016, ('res_squeezenet_lite', 9): 1_122_633}[MODEL, num_classes]
+        ('res_squeezenet_lite', 1000): 1_600_808, ('res_squeezenet_lite', 9): 1_092_425}[MODEL, num_classes]
 
     def count(*modules: nn.Module) -> int:
         return sum(p.numel() for m in modules for p in m.parameters())
@@ -194,7 +194,7 @@ def test_dilation_in_the_papers_geometry_differs_at_most_along_the_far_border(ou
     assert [n % 2 for n in paper_size(size)] == [1, 0, 1, 1, 1]
     # At stride 8 the pool before fire6 is such a one. From there inwards every 3x3 convolution reaches one position
     # further: four in stages.2; in stages.3, on half the grid, 3 for these and res5a's first, then 1 for each other, of
-    # which there are three, or one where the blocks are fire modules.
+    # which there are three, or one where the blocks are bottlenecks.
     last = {'res_squeezenet': 3 + 3, 'res_squeezenet_lite': 3 + 1}[MODEL]
     reach = [0, 0, 0, 4, last] if output_stride == 8 else [0] * 5
     for lost, few, some_of_many in zip(reach, *strided_and_dilated('paper', output_stride, (size, size)), strict=True):
@@ -247,29 +247,28 @@ class _FirstOfTwoOnly(nn.Module):
         return x.relu() if self.calls % 2 else x
 
 
-class _ResidualFire(nn.Module):
+class _Bottleneck(nn.Module):
     """What res_squeezenet_lite has in the place of a BasicBlock, of torch's own parts."""
 
     def __init__(self, stride: int, last: nn.Module) -> None:
         super().__init__()
-        self.squeeze = nn.Sequential(nn.Conv2d(512, 64, 1, bias=False), nn.BatchNorm2d(64))
-        self.expand1x1 = nn.Sequential(nn.Conv2d(64, 256, 1, stride, bias=False), nn.BatchNorm2d(256))
-        self.expand3x3 = nn.Sequential(nn.Conv2d(64, 256, 3, stride, 1, bias=False), nn.BatchNorm2d(256))
+        self.body = nn.Sequential(
+            nn.Conv2d(512, 96, 1, bias=False), nn.BatchNorm2d(96), nn.ReLU(),
+            nn.Conv2d(96, 96, 3, stride, 1, bias=False), nn.BatchNorm2d(96), nn.ReLU(),
+            nn.Conv2d(96, 512, 1, bias=False), nn.BatchNorm2d(512))
         self.stride, self.last = stride, last
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        squeezed = self.squeeze(x).relu()
-        expanded = torch.cat([self.expand1x1(squeezed), self.expand3x3(squeezed)], 1)
-        return self.last(expanded + x[:, :, ::self.stride, ::self.stride])
+        return self.last(self.body(x) + x[:, :, ::self.stride, ::self.stride])
 
 
 def reference(model: nn.Module) -> nn.Module:
-    """torchvision's SqueezeNet 1.1 and ResNet-18's blocks, or fires, holding the model's weights in their order."""
+    """torchvision's SqueezeNet 1.1 and ResNet-18's blocks, or bottlenecks, with the model's weights in their order."""
     shortcut = nn.Sequential(nn.Conv2d(512, 512, 1, stride=2, bias=False), nn.BatchNorm2d(512))
     res5a, res5b = BasicBlock(512, 512, 2, shortcut), BasicBlock(512, 512)
     res5b.relu = _FirstOfTwoOnly()
     if MODEL == 'res_squeezenet_lite':
-        res5a, res5b = _ResidualFire(2, nn.ReLU()), _ResidualFire(1, nn.Identity())
+        res5a, res5b = _Bottleneck(2, nn.ReLU()), _Bottleneck(1, nn.Identity())
     net = nn.Sequential(
         squeezenet1_1(weights=None).features, res5a, res5b,
         nn.Conv2d(512, 1000, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
