@@ -159,12 +159,13 @@ class SegNet(SegmentationModel):
 def pools_between_levels(encoder: nn.Module, in_channels: int) -> List[Optional[Pool]]:
     """For each level but the deepest, the max pool that makes the next one of it; None where there is none.
 
-    Found by looking which maps the pools read and what size they make of them.
+    Found by looking which maps the pools read and what size they make of them. Pools of single values choose none: that
+    is how shortcuts skip positions.
     """
     reads: List[Any] = []
     hooks = [
         module.register_forward_hook(lambda module, inputs, output: reads.append((module, inputs[0], output)))
-        for module in encoder.modules() if isinstance(module, nn.MaxPool2d)]
+        for module in encoder.modules() if isinstance(module, nn.MaxPool2d) and module.kernel_size not in (1, (1, 1))]
     modes = [(module, module.training) for module in encoder.modules()]
     encoder.eval()
     try:

@@ -45,6 +45,7 @@ def test_gradients_reach_every_pooled_value():
     # res_squeezenet: conv1 and res5a have strides, pool1, pool3 and pool5 lie between.
     ('res_squeezenet', [None, THREE, THREE, THREE, None]),
     ('tu-res_squeezenet', [None, THREE, THREE, THREE, None]),
+    ('res_squeezenet_lite', [None, THREE, THREE, THREE, None]),  # res5a's shortcut skips positions by a 1 x 1 pool
     ('resnet18', [None, THREE, None, None, None]),
     ('vgg11', [Pool(2, 2, 0, False)] * 5),
     ('mobilenet_v2', [None] * 5),
@@ -56,7 +57,8 @@ def test_pools_between_levels_are_those_of_the_published_network(name, pools):
     assert all(module.training for module in encoder.modules())
 
 
-@pytest.mark.parametrize('name', ['res_squeezenet', 'tu-res_squeezenet', 'resnet18', 'vgg11', 'mobilenet_v2'])
+@pytest.mark.parametrize('name', [
+    'res_squeezenet', 'tu-res_squeezenet', 'res_squeezenet_lite', 'resnet18', 'vgg11', 'mobilenet_v2'])
 @pytest.mark.parametrize('depth', [3, 4, 5])
 def test_masks_have_the_size_of_the_pictures(name, depth):
     model = network(encoder_name=name, encoder_depth=depth, decoder_channels=(32, 24, 16, 12, 8)[:depth])
