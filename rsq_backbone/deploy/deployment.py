@@ -1,11 +1,12 @@
 """From a trained classifier to the fastest artifact that keeps its accuracy."""
 import dataclasses
 import json
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -65,7 +66,7 @@ class Candidate:
     target: str
     precision: str
     careful: bool  # of int8: sensitive layers stay in float32
-    status: str  # 'chosen', 'sound', 'loses too much', 'differs', 'not available'
+    status: str  # 'sound', 'loses too much', 'differs' (of fp32: from PyTorch) or 'not available'
     message: str = ''
     bytes: Optional[int] = None  # of the network's files
     accuracy: Optional[float] = None
@@ -130,7 +131,8 @@ def deploy(
     """
     folder = RunFolder(Path(run))
     network = load_model(folder.timm_name(), pretrained=True)
-    place = Path(output) if output is not None else folder.path.with_name(f'{folder.path.name}-artifact')
+    run_folder = folder.path if folder.path.name else folder.path.resolve()  # of `.` too
+    place = Path(output) if output is not None else run_folder.with_name(f'{run_folder.name}-artifact')
     check_target(place, overwrite)
     wanted = _wanted(target, precision)
     names = class_names(network)
@@ -147,15 +149,14 @@ def deploy(
                 raise
             notes.append(str(e))
     count = threads or usable_cores()
-    torch.set_num_threads(count)
-    with TemporaryDirectory(prefix='rsq-deploy-') as temporary:
+    with TemporaryDirectory(prefix='rsq-deploy-') as temporary, _threads(count):
         work = Path(temporary)
         trial = _Trial(network, work, config, judged, transform, max_drop, count, progress)
         candidates = trial.candidates(wanted, pictures)
         while precision not in (None, 'fp32') and not any(one.status == 'sound' for one in candidates):
             lower = [one for one in PRECISIONS[:PRECISIONS.index(str(precision))]
                      if target is None or one in TARGETS[target].libraries][-1]
-            notes.append(f'{precision} does not keep the promise; {lower} takes its place.')
+            notes.append(f'{precision} is not to be had here at this accuracy; {lower} takes its place.')
             precision = lower
             candidates += trial.candidates(_wanted(target, precision), pictures)
         candidates, eager = _measure(candidates, trial.files, folder.path, config, work, plan, count, progress)
@@ -169,6 +170,16 @@ def deploy(
             notes=tuple(notes), machine=machine(), versions=versions())
         write_artifact(place, trial.files[chosen.name], _whole_config(result, config, folder), overwrite)
     return result
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _wanted(target: Optional[str], precision: Optional[str]) -> List[Tuple[str, str]]:

@@ -160,8 +160,8 @@ def test_what_loses_too_much_gives_way_to_the_next_precision(
         ('openvino int8', 'loses too much'), ('openvino int8 (careful)', 'loses too much')]
     assert (result.chosen.precision, result.chosen.status) == ('fp32', 'sound')
     assert result.notes == (
-        'int8 does not keep the promise; bf16 takes its place.',
-        'bf16 does not keep the promise; fp32 takes its place.')
+        'int8 is not to be had here at this accuracy; bf16 takes its place.',
+        'bf16 is not to be had here at this accuracy; fp32 takes its place.')
     assert json.loads((tmp_path / 'a' / 'config.json').read_text())['precision'] == 'fp32'
 
 
