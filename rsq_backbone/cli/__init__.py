@@ -1,7 +1,7 @@
 """The `rsq` command. Sub-commands parse, call and print; what they call is imported when they run."""
 import typer
 
-from rsq_backbone.cli import analyze, classify, demo, deploy, evaluate, finetune, predict, profile
+from rsq_backbone.cli import analyze, classify, demo, deploy, evaluate, finetune, predict, profile, serve
 from rsq_backbone.cli._running import run_app
 
 app = typer.Typer(
@@ -14,7 +14,7 @@ app = typer.Typer(
 )
 for command in (
         demo.demo, finetune.finetune, evaluate.evaluate, predict.predict, classify.classify, analyze.analyze,
-        deploy.deploy, profile.profile):
+        deploy.deploy, serve.serve, profile.profile):
     app.command()(command)
 
 

@@ -42,6 +42,7 @@ _MODULES = {
     'report': ('matplotlib', 'jinja2'),
     'train': ('lightning', 'sklearn', 'matplotlib', 'jinja2'),
     'onnx': ('onnx', 'onnxscript', 'onnxruntime'),
+    'serve': ('fastapi', 'uvicorn'),
 }
 
 stdout = Console()
