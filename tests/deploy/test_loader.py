@@ -190,6 +190,21 @@ def test_a_copied_folder_runs_by_itself_without_pytorch_pillow_or_this_package(
         f'artifact: {tmp_path / "none.png"}: cannot be read (No such file or directory); check the path.']
 
 
+@pytest.mark.network
+@pytest.mark.slow
+def test_it_runs_in_a_virtual_environment_that_has_no_more_than_its_runtime(artifact: Path, photos: Path) -> None:
+    runtime = json.loads((artifact / 'config.json').read_text())['runtime']
+    subprocess.run([sys.executable, '-m', 'venv', str(artifact / 'venv')], check=True)
+    python = str(artifact / 'venv' / 'bin' / 'python')
+    subprocess.run(
+        [python, '-m', 'pip', 'install', '-q', runtime, 'numpy', 'opencv-python-headless'], check=True)
+    assert subprocess.run([python, '-c', 'import torch'], capture_output=True, check=False).returncode != 0
+    done = subprocess.run(
+        [python, str(artifact / 'artifact.py'), str(photos / 'blue' / '00.png')], capture_output=True, text=True,
+        check=True)
+    assert '00.png: blue ' in done.stdout
+
+
 def rewrite(artifact: Path, change: Callable[[Dict[str, Any]], Any]) -> None:
     """Change config.json and its checksum with it."""
     config = json.loads((artifact / 'config.json').read_text())
