@@ -1,12 +1,11 @@
 """From a trained classifier to the fastest artifact that keeps its accuracy."""
 import dataclasses
 import json
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -32,6 +31,7 @@ from rsq_backbone.profiler.statistics import Interval as MedianInterval
 from rsq_backbone.profiler.statistics import paired_ratio
 from rsq_backbone.profiler.subjects import Subject, parse_subject
 from rsq_backbone.progress import Progress, silent
+from rsq_backbone.runtimes.eager import pytorch_threads
 from rsq_backbone.training.run_folder import RunFolder
 
 __all__ = ['Candidate', 'Deployment', 'Speed', 'deploy']
@@ -149,7 +149,7 @@ def deploy(
                 raise
             notes.append(str(e))
     count = threads or usable_cores()
-    with TemporaryDirectory(prefix='rsq-deploy-') as temporary, _threads(count):
+    with TemporaryDirectory(prefix='rsq-deploy-') as temporary, pytorch_threads(count):
         work = Path(temporary)
         trial = _Trial(network, work, config, judged, transform, max_drop, count, progress)
         candidates = trial.candidates(wanted, pictures)
@@ -170,16 +170,6 @@ def deploy(
             notes=tuple(notes), machine=machine(), versions=versions())
         write_artifact(place, trial.files[chosen.name], _whole_config(result, config, folder), overwrite)
     return result
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _wanted(target: Optional[str], precision: Optional[str]) -> List[Tuple[str, str]]:

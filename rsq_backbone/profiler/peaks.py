@@ -8,6 +8,7 @@ import torch
 
 from rsq_backbone.profiler.environment import caches
 from rsq_backbone.profiler.profile import Peaks, Work
+from rsq_backbone.runtimes.eager import pytorch_threads
 
 __all__ = ['measure_peaks', 'roofline']
 
@@ -29,7 +30,7 @@ def measure_peaks(threads: int, device: str = 'cpu') -> Peaks:
         threads: Of PyTorch, on the CPU; set back afterwards.
         device: 'cpu' or 'cuda'. TensorFloat-32 stays off, as it is not float32.
     """
-    with torch.inference_mode(), _threads(threads), _without_tf32():
+    with torch.inference_mode(), pytorch_threads(threads), _without_tf32():
         return Peaks(threads, device, _macs_per_second(device), _bytes_per_second(device))
 
 
@@ -90,16 +91,6 @@ def _fastest(call: Callable[[], object], device: str) -> float:
 def _finish(device: str) -> None:
     if device == 'cuda':
         torch.cuda.synchronize()
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager

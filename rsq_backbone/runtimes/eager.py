@@ -1,6 +1,7 @@
 """PyTorch as it is."""
 from collections.abc import Mapping
-from typing import Any, List, Optional, Sequence
+from contextlib import contextmanager
+from typing import Any, Iterator, List, Optional, Sequence
 
 import numpy as np
 import torch
@@ -8,7 +9,7 @@ import torch
 from rsq_backbone.errors import UserError
 from rsq_backbone.runtimes.runtime import Runtime
 
-__all__ = ['Eager', 'EagerChannelsLast']
+__all__ = ['Eager', 'EagerChannelsLast', 'pytorch_threads']
 
 
 class Eager(Runtime):
@@ -91,3 +92,14 @@ def _tensors(output: Any) -> List[torch.Tensor]:
     if isinstance(output, (list, tuple)):
         return [tensor for value in output for tensor in _tensors(value)]
     return []
+
+
+@contextmanager
+def pytorch_threads(count: int) -> Iterator[None]:
+    """That many threads within operations in the block, and as many as before after it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
