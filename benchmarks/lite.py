@@ -3,7 +3,7 @@
     python benchmarks/lite.py --json lite.json
 
 In each runtime the three networks take turns on one thread, with the head of ImageNet's 1000 classes and with one of
-nine; the ratio is that of the rounds in which they took their turns together. Five minutes on two cores.
+nine; the ratio is that of the rounds in which they took their turns together. Six minutes on two cores.
 """
 import dataclasses
 import json
