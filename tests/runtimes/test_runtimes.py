@@ -233,7 +233,6 @@ def test_a_compiler_that_is_not_there_is_one_line(run_python, monkeypatch, tmp_p
         import numpy as np
         import torch
         from rsq_backbone.errors import UserError
-from rsq_backbone.machine import cpu_computes_bfloat16
         from rsq_backbone.runtimes import RUNTIMES
         runtime = RUNTIMES['compile'].load()(1)
         runtime.load(torch.nn.Sequential(torch.nn.Conv2d(3, 5, 7), torch.nn.GELU()))
