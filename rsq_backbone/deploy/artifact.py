@@ -52,7 +52,10 @@ def write_artifact(folder: Path, files: Sequence[Path], config: Dict[str, Any], 
                 with file.open('rb') as stream:
                     lines.append(f'{sha256_of(stream)}  {file.name}\n')
             (temporary / loader.CHECKSUMS).write_text(''.join(lines), encoding='utf-8')
-            if folder.exists():
-                shutil.rmtree(folder)
+            if folder.exists():  # set aside at once, not deleted file by file: a stop leaves either of the two whole
+                before = folder.with_name(f'{folder.name}.before')
+                shutil.rmtree(before, ignore_errors=True)
+                folder.rename(before)
+        shutil.rmtree(folder.with_name(f'{folder.name}.before'), ignore_errors=True)
     except OSError as e:
         raise UserError(f'{folder} cannot be written ({e.strerror}); choose another --output.') from e

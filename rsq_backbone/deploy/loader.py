@@ -280,6 +280,11 @@ def _check_files(folder: Path) -> List[str]:
         names.append(name)
     if CONFIG not in names:
         raise ArtifactError(f'{folder / CHECKSUMS} does not list {CONFIG}; copy the artifact again.')
+    # A runtime opens files by itself, such as the weights beside a network's description.
+    known = (*names, CHECKSUMS)
+    others = [one.name for one in folder.iterdir() if one.is_file() and one.name not in known]
+    if others:
+        raise ArtifactError(f'{folder / others[0]} is not of this artifact (no checksum lists it); remove it.')
     return names
 
 

@@ -253,6 +253,18 @@ def test_a_config_that_no_checksum_covers_is_refused(artifact: Path) -> None:
     assert 'does not list config.json' in refusal(artifact)
 
 
+def test_a_file_that_no_checksum_lists_is_refused(artifact: Path) -> None:
+    (artifact / 'model.extra').write_bytes(b'weights of someone else')
+    assert 'model.extra is not of this artifact' in refusal(artifact)
+
+
+def test_weights_that_no_checksum_lists_are_refused(artifact: Path) -> None:
+    file = max((one for one in artifact.iterdir() if one.name != 'config.json'), key=lambda one: one.stat().st_size)
+    lines = (artifact / 'checksums.sha256').read_text().splitlines(keepends=True)
+    (artifact / 'checksums.sha256').write_text(''.join(line for line in lines if file.name not in line))
+    assert f'{file.name} is not of this artifact' in refusal(artifact)
+
+
 def test_other_folders_are_no_artifacts(tmp_path: Path, run: Path) -> None:
     for folder in (tmp_path / 'nothing', tmp_path, run):
         assert 'is no artifact' in refusal(folder)
