@@ -524,11 +524,12 @@ _QUARTER_SIZE = {
 def checkpoint_filter_fn(state_dict: Dict[str, torch.Tensor], model: nn.Module) -> Dict[str, torch.Tensor]:
     """Accept a full checkpoint, the bundled ImageNet start, or torchvision's squeezenet1_1.
 
-    The latter two lack the residual convolutions and are completed by a stage that preserves their function.
+    The latter two lack the residual convolutions and are completed by a stage that preserves their function. Networks
+    cut off before their residual stage lack it too, but have no classifier either: their states pass unchanged.
     """
     if 'features.0.weight' in state_dict:
         state_dict = _from_torchvision(state_dict)
-    if 'stages.3.res5a.conv1.weight' in state_dict or 'stem.conv1.weight' not in state_dict:
+    elif 'stages.3.res5a.conv1.weight' in state_dict or not {'stem.conv1.weight', 'conv10.weight'} <= state_dict.keys():
         return state_dict
     block = getattr(model, 'residual_block', 'basic')
     if block == 'bottleneck':

@@ -246,10 +246,12 @@ def test_loading_something_else_fails_instead_of_passing_silently() -> None:
         encoder.load_state_dict({**whole, 'decoder.weight': torch.zeros(1)})
 
 
-def test_own_state_round_trips_at_any_depth(name: str) -> None:
-    for depth in (2, 5):
-        encoder, other = (encoder_for(name, weights=None, depth=depth).eval() for _ in range(2))
-        other.load_state_dict(encoder.state_dict())
-        x = sample()
-        with torch.inference_mode():
-            assert_same_features(other(x), encoder(x))
+@pytest.mark.parametrize('depth', [1, 2, 3, 4, 5])
+def test_own_state_round_trips_at_any_depth(name: str, depth: int) -> None:
+    """A state without a residual stage is not taken for SqueezeNet's, whose start is another."""
+    encoder, other = (encoder_for(name, weights=None, depth=depth).eval() for _ in range(2))
+    other.load_state_dict(encoder.state_dict())
+    x = sample()
+    with torch.inference_mode():
+        for feature, expected in zip(other(x), encoder(x), strict=True):
+            assert torch.equal(feature, expected)
