@@ -9,10 +9,10 @@ if TYPE_CHECKING:
 
 
 def deploy(
-        run: Annotated[Path, typer.Argument(metavar='RUN', help='Run folder of rsq finetune.')],
+        run: Annotated[Path, typer.Argument(metavar='RUN', help='Run folder of rsq finetune or of a segmentation demo.')],
         data: Annotated[Optional[str], typer.Option(
-            metavar='DATA', help='Pictures with classes to judge by, as rsq evaluate takes them. By default those that '
-            'the run was judged by.')] = None,
+            metavar='DATA', help='Pictures to judge by: with classes as rsq evaluate takes them, or with masks as the '
+            'demos take them. By default those that the run was judged by.')] = None,
         target: Annotated[Optional[str], typer.Option(
             help='onnx, openvino, ncnn or torch-export. By default the faster of onnx and openvino.')] = None,
         precision: Annotated[Optional[str], typer.Option(
@@ -21,7 +21,8 @@ def deploy(
             metavar='FOLDER', help='Pictures for int8 to find the ranges of activations by. By default those that the '
             'run was trained on.')] = None,
         max_drop: Annotated[float, typer.Option(
-            min=0, help='Points of accuracy that may be lost. What loses more gives way to a higher precision.')] = 1.0,
+            min=0, help='Points of accuracy, or of mean IoU, that may be lost. What loses more gives way to a higher '
+            'precision.')] = 1.0,
         threads: Annotated[Optional[int], typer.Option(
             min=1, max=1024, help='To run with. By default as many as there are cores.')] = None,
         output: Annotated[Optional[Path], typer.Option(
@@ -29,10 +30,10 @@ def deploy(
         overwrite: Annotated[bool, typer.Option('--overwrite', help='Replace an artifact that is there.')] = False,
         json: Annotated[bool, typer.Option('--json', help='Print JSON instead of the table.')] = False,
 ) -> None:
-    """Make a trained classifier small and fast: find the runtime and precision that suit this machine, and prove them.
+    """Make a trained network small and fast: find the runtime and precision that suit this machine, and prove them.
 
     Each candidate is compared with PyTorch on pictures that the network did not learn from and measured by the
-    profiler. The fastest that keeps the accuracy is written as a folder that runs without PyTorch.
+    profiler. The fastest that keeps the accuracy, or the mean IoU, is written as a folder that runs without PyTorch.
 
     Examples:
 
@@ -41,6 +42,8 @@ def deploy(
         rsq deploy runs/photos-laptop --data more-photos/ --threads 1 --max-drop 0.5
 
         rsq deploy runs/photos-laptop --target onnx --precision int8 --calibration photos/ --output phone/
+
+        rsq deploy runs/cells-unet --threads 1
     """
     from rsq_backbone.cli._output import loading, print_json, progress_bars
 
@@ -62,38 +65,43 @@ def _print(result: 'Deployment') -> None:
 
     from rsq_backbone.cli._output import print_data_report, print_path, stdout
 
+    classifies = result.task == 'classification'
+    height, width = result.input_size
     print_data_report((), result.notes)
     print_path(
-        f'{result.model}, {result.threads} thread{"s" if result.threads > 1 else ""}, judged by {result.pictures} '
-        f'pictures, of which one is {100 / result.pictures:.2f} points', 'bold')
+        f'{result.model}, {width} x {height} pixels, {result.threads} thread{"s" if result.threads > 1 else ""}, judged '
+        f'by {result.pictures} pictures'
+        + (f', of which one is {100 / result.pictures:.2f} points' if classifies else ''), 'bold')
     table = Table(box=None)
     table.add_column('', no_wrap=True)
     for column in (
-            'p50\nms', 'p90\nms', 'times\nas fast', 'process\nMB', 'files\nMB', 'accu-\nracy %', 'as Py-\nTorch'):
+            'p50\nms', 'p90\nms', 'times\nas fast', 'process\nMB', 'files\nMB',
+            'accu-\nracy %' if classifies else 'mean\nIoU %', 'as Py-\nTorch'):
         table.add_column(column, justify='right', no_wrap=True)
     table.add_column('', no_wrap=True)
     table.add_row(
-        'PyTorch eager', *_speed(result.eager), f'{result.bytes / 1e6:.2f}', f'{100 * result.accuracy:.1f}', '', '')
+        'PyTorch eager', *_speed(result.eager), f'{result.bytes / 1e6:.2f}', f'{100 * result.score:.1f}', '', '')
     for one in result.candidates:
         chosen = one == result.chosen
         table.add_row(*_row(one, chosen), style='bold green' if chosen else 'dim' if one.status != 'sound' else '')
     stdout.print(table)
     print_path(
-        'process: peak of the whole process. as PyTorch: share of the pictures that get the class which PyTorch gives '
-        'them. * scattered by more than 10 %, ** by more than 25 %.', 'dim')
+        f'process: peak of the whole process. as PyTorch: share of the {"pictures" if classifies else "pixels"} that '
+        'get the class which PyTorch gives them. * scattered by more than 10 %, ** by more than 25 %.', 'dim')
     for one in result.candidates:
         if one.message:
             print_path(f'{one.name}: {one.status}: {one.message}')
+    command = 'rsq predict' if classifies else 'python -m seg_demos.predict'
     print_path(f'\nwritten:       {result.folder}')
-    print_path(f'use it:        rsq predict {result.folder} PICTURE ...')
+    print_path(f'use it:        {command} {result.folder} PICTURE ...')
     print_path(f'without this:  python {result.folder}/artifact.py PICTURE ...   (needs {_needs(result.chosen)})')
 
 
 def _row(one: 'Candidate', chosen: bool) -> Tuple[str, ...]:
     return (
         one.name, *_speed(one.speed), '-' if one.bytes is None else f'{one.bytes / 1e6:.2f}',
-        '-' if one.accuracy is None else f'{100 * one.accuracy:.1f}',
-        '-' if one.top1_agreement is None else f'{100 * one.top1_agreement:.1f} %',
+        '-' if one.score is None else f'{100 * one.score:.1f}',
+        '-' if one.same_classes is None else f'{100 * one.same_classes:.1f} %',
         'chosen' if chosen else '' if one.status == 'sound' else one.status)
 
 

@@ -1,14 +1,15 @@
 """From a PyTorch network to the files that other runtimes load, in float32 or smaller."""
 import copy
-import hashlib
+import dataclasses
 import logging
 import os
+import shutil
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from torch.export import Dim
 from rsq_backbone.errors import UserError, one_line
 from rsq_backbone.runtimes.export import write_onnx
 
-__all__ = ['PRECISIONS', 'TARGETS', 'Conversion', 'Target']
+__all__ = ['PRECISIONS', 'TARGETS', 'Conversion', 'Converted', 'Target', 'check_available', 'precisions_of']
 
 PRECISIONS = ('fp32', 'bf16', 'int8')
 
@@ -30,12 +31,6 @@ class Target:
     runtime: str  # the package that loads it
     libraries: Dict[str, Tuple[str, ...]]  # by precision: modules that the conversion imports
     extra: str  # of this package, that installs them
-
-    def missing(self, precision: str) -> Optional[str]:
-        """The line that installs what is missing; None if nothing is."""
-        if all(find_spec(library) is not None for library in self.libraries[precision]):
-            return None
-        return f'pip install "rsq-backbone[{self.extra}]"'
 
 
 _EXPORT = ('onnx', 'onnxscript')
@@ -54,6 +49,32 @@ TARGETS: Dict[str, Target] = {
 }
 
 
+def precisions_of(target: str) -> Tuple[str, ...]:
+    """Raises a UserError if there is no such target."""
+    if target not in TARGETS:
+        raise UserError(f'unknown target {target!r}; choose of {", ".join(TARGETS)}.')
+    return tuple(TARGETS[target].libraries)
+
+
+def check_available(target: str, precision: str) -> None:
+    """Raise a UserError if there is no such target or precision, or a package for it is missing."""
+    offered = precisions_of(target)
+    if precision not in offered:
+        raise UserError(f'{target} has no {precision}; choose of {", ".join(offered)}.')
+    if any(find_spec(library) is None for library in TARGETS[target].libraries[precision]):
+        raise UserError(
+            f'{target} {precision} needs more packages: pip install "rsq-backbone[{TARGETS[target].extra}]"')
+
+
+@dataclass(frozen=True)
+class Converted:
+    """The files of a network, and which inputs they take."""
+
+    files: Tuple[Path, ...]
+    dynamic_batch: bool  # any number of pictures; else one
+    dynamic_size: bool  # any height and width that the network takes; else those of the export
+
+
 class Conversion:
     """Converts one network, which is exported to ONNX once for all targets that start there.
 
@@ -70,32 +91,24 @@ class Conversion:
         self._input_size = input_size
         self._folder = folder
         self._multiple = size_multiple
-        self._onnx: Optional[Path] = None
+        self._onnx: Optional[Converted] = None
 
     def convert(
             self, target: str, precision: str, calibration: Optional[np.ndarray] = None, careful: bool = False,
-    ) -> List[Path]:
-        """The files of a target in a precision.
+    ) -> Converted:
+        """A network's files for a target in a precision.
 
         Args:
             target: A name of TARGETS.
             precision: Of its precisions. bf16 stores weights in half the bytes and leaves it to the runtime to compute
                 in bfloat16; int8 quantises weights and activations of convolutions after training.
             calibration: (N, 3, H, W) float32, preprocessed pictures by which int8 finds the ranges of activations.
-            careful: Of int8, keep in float32 what costs most: OpenVINO's layers by which most of the calibration's
-                top-1 classes change, ONNX's first and last convolution.
+            careful: Of int8, keep the classifier in float32, the last layer with weights.
 
         Raises:
             UserError: if there is no such target or precision, a package is missing, or the conversion fails.
         """
-        if target not in TARGETS:
-            raise UserError(f'unknown target {target!r}; choose of {", ".join(TARGETS)}.')
-        libraries = TARGETS[target].libraries
-        if precision not in libraries:
-            raise UserError(f'{target} has no {precision}; choose of {", ".join(libraries)}.')
-        missing = TARGETS[target].missing(precision)
-        if missing is not None:
-            raise UserError(f'{target} {precision} needs more packages: {missing}')
+        check_available(target, precision)
         if precision == 'int8' and calibration is None:
             raise UserError('int8 needs pictures to calibrate with; name a folder of them with --calibration.')
         folder = self._folder / f'{target}-{precision}{"-careful" if careful else ""}'
@@ -112,30 +125,40 @@ class Conversion:
         except Exception as e:  # five libraries, each with its own kinds of error
             raise UserError(f'the network cannot be converted to {target} {precision} ({one_line(e)}).') from e
 
-    def _exported(self) -> Path:
+    def _exported(self) -> Converted:
         """The ONNX file in float32, of as few fixed sizes as the network allows."""
         if self._onnx is None:
             file = self._folder / 'model.onnx'
-            for dynamic in _dynamic_shapes(self._multiple):
+            for dynamic in self._dynamic_shapes():
                 try:
-                    # A batch of 1 would be taken for a constant.
-                    example = torch.rand(2 if dynamic else 1, 3, *self._input_size)
                     write_onnx(
-                        self._network, [example], file, input_names=['image'], output_names=['output'],
+                        self._network, [self._example(dynamic)], file, input_names=['image'], output_names=['output'],
                         dynamic_shapes=dynamic and (dynamic,))
                     break
                 except UserError:
                     if dynamic is None:
                         raise
-            self._onnx = file
+            self._onnx = _converted([file], dynamic)
         return self._onnx
 
+    def _dynamic_shapes(self) -> List[Optional[Dict[int, Any]]]:
+        """From any batch and size to fixed ones, to be tried in turn."""
+        batch, multiple = Dim('batch'), self._multiple
+        sides = (
+            {2: Dim('height', min=32), 3: Dim('width', min=32)} if multiple == 1 else
+            {2: multiple * Dim('rows', min=2), 3: multiple * Dim('columns', min=2)})
+        return [{0: batch, **sides}, {0: batch}, None]
+
+    def _example(self, dynamic: Optional[Dict[int, Any]]) -> torch.Tensor:
+        return torch.rand(2 if dynamic else 1, 3, *self._input_size)  # a batch of 1 would be taken for a constant
+
     def _to_onnx(
-            self, folder: Path, precision: str, calibration: Optional[np.ndarray], careful: bool) -> List[Path]:
+            self, folder: Path, precision: str, calibration: Optional[np.ndarray], careful: bool) -> Converted:
+        exported = self._exported()
         file = folder / 'model.onnx'
         if precision == 'fp32':
-            file.write_bytes(self._exported().read_bytes())
-            return [file]
+            shutil.copyfile(exported.files[0], file)
+            return dataclasses.replace(exported, files=(file,))
         import onnx
         from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
         from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -152,30 +175,29 @@ class Conversion:
 
         prepared = folder / 'prepared.onnx'
         # Its symbolic shapes fail on networks whose sizes are computed; onnx's own inference goes on without.
-        quant_pre_process(str(self._exported()), str(prepared), skip_symbolic_shape=True)
-        convolutions = [node.name for node in onnx.load(str(prepared)).graph.node if node.op_type == 'Conv']
+        quant_pre_process(str(exported.files[0]), str(prepared), skip_symbolic_shape=True)
+        nodes = [(node.name, node.op_type) for node in onnx.load(str(prepared)).graph.node]
         quantize_static(
             str(prepared), str(file), Reader(calibration), quant_format=QuantFormat.QDQ, per_channel=True,
             activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
-            nodes_to_exclude=[convolutions[0], convolutions[-1]] if careful and convolutions else [])
+            nodes_to_exclude=_from_classifier(nodes, ('Conv', 'Gemm', 'MatMul'), careful))
         prepared.unlink()
-        return [file]
+        return dataclasses.replace(exported, files=(file,))
 
     def _to_openvino(
-            self, folder: Path, precision: str, calibration: Optional[np.ndarray], careful: bool) -> List[Path]:
-        import rsq_backbone.runtimes.openvino  # noqa: F401  keeps it from reporting to its makers
+            self, folder: Path, precision: str, calibration: Optional[np.ndarray], careful: bool) -> Converted:
+        from rsq_backbone.runtimes.openvino import openvino
 
-        import openvino  # isort: skip
-
-        network = openvino.convert_model(str(self._exported()))
+        exported = self._exported()
+        network = openvino.convert_model(str(exported.files[0]))
         if precision == 'int8':
             assert calibration is not None
             network = _quantised(network, calibration, careful)
-        files = [folder / 'model.xml', folder / 'model.bin']
+        files = folder / 'model.xml', folder / 'model.bin'
         openvino.save_model(network, str(files[0]), compress_to_fp16=precision != 'fp32')
-        return files
+        return dataclasses.replace(exported, files=files)
 
-    def _to_ncnn(self, folder: Path) -> List[Path]:
+    def _to_ncnn(self, folder: Path) -> Converted:
         import pnnx
 
         network = copy.deepcopy(self._network).requires_grad_(True)  # with gradients our pools are plain ones
@@ -185,29 +207,36 @@ class Conversion:
         files = [folder / 'model.ncnn.param', folder / 'model.ncnn.bin']
         if not all(file.is_file() for file in files):
             raise UserError('pnnx wrote no ncnn files of this network.')
-        return files
+        return _converted(files, None)
 
-    def _to_torch_export(self, folder: Path) -> List[Path]:
+    def _to_torch_export(self, folder: Path) -> Converted:
         file = folder / 'model.pt2'
-        for dynamic in _dynamic_shapes(self._multiple):
-            example = torch.rand(2 if dynamic else 1, 3, *self._input_size)
+        for dynamic in self._dynamic_shapes():
             try:
-                program = torch.export.export(self._network, (example,), dynamic_shapes=dynamic and (dynamic,))
+                program = torch.export.export(
+                    self._network, (self._example(dynamic),), dynamic_shapes=dynamic and (dynamic,))
                 break
             except Exception:  # of whatever in the network needs a fixed size
                 if dynamic is None:
                     raise
         torch.export.save(program, file)
-        return [file]
+        return _converted([file], dynamic)
 
 
-def _dynamic_shapes(multiple: int) -> List[Optional[Dict[int, Any]]]:
-    """From any batch and size to fixed ones, to be tried in turn."""
-    batch = Dim('batch')
-    sides = (
-        {2: Dim('height', min=32), 3: Dim('width', min=32)} if multiple == 1 else
-        {2: multiple * Dim('rows', min=2), 3: multiple * Dim('columns', min=2)})
-    return [{0: batch, **sides}, {0: batch}, None]
+def _converted(files: Sequence[Path], dynamic: Optional[Dict[int, Any]]) -> Converted:
+    return Converted(tuple(files), dynamic is not None and 0 in dynamic, dynamic is not None and 2 in dynamic)
+
+
+def _from_classifier(operations: Sequence[Tuple[str, str]], kinds: Sequence[str], careful: bool) -> List[str]:
+    """Names of what follows the classifier, which only pools or scales up logits; of the classifier too if careful.
+
+    Args:
+        operations: Name and type of each, in the order of execution.
+        kinds: Types that the classifier, the last operation with weights, may be of.
+        careful: Include it.
+    """
+    last = max((i for i, (_, kind) in enumerate(operations) if kind in kinds), default=len(operations))
+    return [name for name, _ in operations[last + (not careful):]]
 
 
 def _quantised(network: Any, calibration: np.ndarray, careful: bool) -> Any:
@@ -215,25 +244,16 @@ def _quantised(network: Any, calibration: np.ndarray, careful: bool) -> Any:
     with _without_reports():
         import nncf
 
-        nncf.set_log_level(logging.ERROR)
-        pictures = [picture[None] for picture in calibration]
-        options: Dict[str, Any] = dict(subset_size=len(pictures), preset=nncf.QuantizationPreset.MIXED)
-        if not careful:
-            return nncf.quantize(network, nncf.Dataset(pictures), **options)
-
-        classes: Dict[bytes, np.ndarray] = {}  # by picture, of the network in float32, which is asked first
-
-        def agreement(model: Any, inputs: Iterable[np.ndarray]) -> Tuple[float, List[float]]:
-            request = model.create_infer_request()
-            same = []
-            for picture in inputs:
-                found = request.infer([picture])[0].argmax(1)
-                expected = classes.setdefault(hashlib.sha256(picture.tobytes()).digest(), found)
-                same.append(float((found == expected).mean()))
-            return float(np.mean(same)), same
-
-        return nncf.quantize_with_accuracy_control(
-            network, nncf.Dataset(pictures), nncf.Dataset(pictures), agreement, max_drop=0.005, **options)
+    nncf.set_log_level(logging.ERROR)
+    # Sums are the biases of convolutions, and constants and results are no computations.
+    operations = [
+        (one.get_friendly_name(), one.get_type_name()) for one in network.get_ordered_ops()
+        if one.get_type_name() not in ('Add', 'Constant', 'Result')]
+    pictures = [picture[None] for picture in calibration]
+    return nncf.quantize(
+        network, nncf.Dataset(pictures), subset_size=len(pictures), preset=nncf.QuantizationPreset.MIXED,
+        ignored_scope=nncf.IgnoredScope(
+            names=_from_classifier(operations, ('Convolution', 'MatMul'), careful), validate=False))
 
 
 @contextmanager

@@ -1,34 +1,33 @@
-"""From a trained classifier to the fastest artifact that keeps its accuracy."""
+"""From a trained network to the fastest artifact that keeps its accuracy."""
 import dataclasses
 import json
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
-import torch
-import torch.nn as nn
-from timm.data import create_transform, resolve_data_config
 
 import rsq_backbone
-from rsq_backbone.classification import class_names
-from rsq_backbone.datasets.labelled_images import LabelledImages
 from rsq_backbone.deploy.artifact import check_target, write_artifact
-from rsq_backbone.deploy.conversion import PRECISIONS, TARGETS, Conversion
-from rsq_backbone.deploy.loader import ArtifactError, load
-from rsq_backbone.deploy.pictures import calibration_set, judged_pictures
+from rsq_backbone.deploy.classifier import DeployableClassifier
+from rsq_backbone.deploy.conversion import (
+    PRECISIONS,
+    TARGETS,
+    Conversion,
+    Converted,
+    check_available,
+    precisions_of,
+)
+from rsq_backbone.deploy.deployable import Deployable
+from rsq_backbone.deploy.loader import Artifact, ArtifactError, load
 from rsq_backbone.errors import UserError
-from rsq_backbone.images import read_image
 from rsq_backbone.machine import cpu_computes_bfloat16, machine, versions
-from rsq_backbone.metrics import ClassificationMetrics, Interval, classification_metrics, confusion_matrix
-from rsq_backbone.model_loading import load_model
 from rsq_backbone.profiler.cores import usable_cores
 from rsq_backbone.profiler.profile import Case, CaseResult
 from rsq_backbone.profiler.session import Plan, Session
-from rsq_backbone.profiler.statistics import Interval as MedianInterval
-from rsq_backbone.profiler.statistics import paired_ratio
+from rsq_backbone.profiler.statistics import Interval, paired_ratio
 from rsq_backbone.profiler.subjects import Subject, parse_subject
 from rsq_backbone.progress import Progress, silent
 from rsq_backbone.runtimes.eager import pytorch_threads
@@ -36,16 +35,14 @@ from rsq_backbone.training.run_folder import RunFolder
 
 __all__ = ['Candidate', 'Deployment', 'Speed', 'deploy']
 
-# What is tried where the user has no wish, the most exact first.
-_CANDIDATES = (
-    ('onnx', 'fp32'), ('openvino', 'fp32'), ('openvino', 'bf16'), ('onnx', 'int8'), ('openvino', 'int8'))
-# By which the profiler measures them.
-_RUNTIMES = {
-    ('onnx', 'fp32'): 'onnxruntime', ('onnx', 'int8'): 'onnxruntime', ('openvino', 'fp32'): 'openvino',
-    ('openvino', 'bf16'): 'openvino-bf16', ('openvino', 'int8'): 'openvino'}
+# What is tried where the user has no wish, the most exact first, and the runtime by which the profiler measures it.
+_CANDIDATES = {
+    ('onnx', 'fp32'): 'onnxruntime', ('openvino', 'fp32'): 'openvino', ('openvino', 'bf16'): 'openvino-bf16',
+    ('onnx', 'int8'): 'onnxruntime', ('openvino', 'int8'): 'openvino'}
 _PLAN = Plan(seconds=3, samples=64, rounds=12, limit=15)
 # Two sets of float32 kernels through some thirty convolutions; of the largest logit.
 _FLOAT32_TOLERANCE = 1e-3
+_METRICS = {'accuracy': 'accuracy', 'mean_iou': 'mean IoU'}
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,7 @@ class Speed:
 
     p50: Optional[float] = None  # seconds
     p90: Optional[float] = None
-    ratio: Optional[MedianInterval] = None  # of the time to that of eager PyTorch, round by round in the same run
+    ratio: Optional[Interval] = None  # of the time to that of eager PyTorch, round by round in the same run
     memory: Optional[int] = None  # bytes of the whole process at its peak
     verdict: Optional[str] = None  # of the times: 'ok', 'noisy' or 'rejected'
 
@@ -65,13 +62,13 @@ class Candidate:
 
     target: str
     precision: str
-    careful: bool  # of int8: sensitive layers stay in float32
+    careful: bool  # of int8: the classifier, the last layer with weights, stays in float32
     status: str  # 'sound', 'loses too much', 'differs' (of fp32: from PyTorch) or 'not available'
     message: str = ''
     bytes: Optional[int] = None  # of the network's files
-    accuracy: Optional[float] = None
-    drop: Optional[float] = None  # of the accuracy, in points; negative for a gain
-    top1_agreement: Optional[float] = None  # share of the pictures to which PyTorch gives the same class
+    score: Optional[float] = None  # by the deployment's metric
+    drop: Optional[float] = None  # of the score, in points; negative for a gain
+    same_classes: Optional[float] = None  # share of the pictures, or pixels, that get the class which PyTorch gives
     max_abs_difference: Optional[float] = None  # of logits, from PyTorch's of the same inputs
     largest_logit: Optional[float] = None
     speed: Speed = Speed()
@@ -84,15 +81,17 @@ class Candidate:
 @dataclass(frozen=True)
 class Deployment:
     folder: str
+    task: str  # 'classification' or 'segmentation'
     model: str
     classes: Tuple[str, ...]
+    input_size: Tuple[int, int]  # height and width that the times are of
     pictures: int  # that the promise was judged by
     data: str  # where they came from
     calibration: int  # pictures
     max_drop: float  # points
     threads: int
-    accuracy: float  # of PyTorch in float32
-    accuracy_interval: Interval
+    metric: str  # 'accuracy' or 'mean_iou'
+    score: float  # of PyTorch in float32
     eager: Speed  # of PyTorch
     bytes: int  # of the run's weights
     candidates: Tuple[Candidate, ...]
@@ -108,18 +107,19 @@ def deploy(
         threads: Optional[int] = None, output: Union[str, Path, None] = None, overwrite: bool = False,
         plan: Plan = _PLAN, progress: Progress = silent,
 ) -> Deployment:
-    """Convert a run's classifier, see what each conversion computes and how fast, and write the best as an artifact.
+    """Convert a run's network, see what each conversion computes and how fast, and write the best as an artifact.
 
-    The best is the fastest that loses at most `max_drop` points of accuracy on pictures that the network did not learn
-    from. What loses more gives way to the same target in the next higher precision.
+    The best is the fastest that loses at most `max_drop` points of accuracy, or of mean IoU, on pictures that the
+    network did not learn from. What loses more gives way to the same target in the next higher precision.
 
     Args:
-        run: Folder of `finetune`.
-        data: Pictures with classes, as `evaluate` takes them; by default the run's own validation pictures.
+        run: Folder of `finetune` or of a segmentation demo.
+        data: Pictures with classes, as `evaluate` takes them, or with masks, as the demos take them; by default the
+            run's own validation pictures.
         target: A name of TARGETS; by default what is fastest of ONNX and OpenVINO.
         precision: 'fp32', 'bf16' or 'int8'; by default whatever is fastest.
         calibration: Folder of pictures for int8; by default those that the run was trained on.
-        max_drop: Points of accuracy that may be lost.
+        max_drop: Points that may be lost.
         threads: To run with; by default as many as there are cores to use.
         output: The artifact's folder; by default the run's name with '-artifact'.
         overwrite: Replace an artifact that is there.
@@ -130,198 +130,160 @@ def deploy(
         UserError: if the run, the pictures or the wishes cannot be used, or nothing keeps the promise.
     """
     folder = RunFolder(Path(run))
-    network = load_model(folder.timm_name(), pretrained=True)
     run_folder = folder.path if folder.path.name else folder.path.resolve()  # of `.` too
     place = Path(output) if output is not None else run_folder.with_name(f'{run_folder.name}-artifact')
     check_target(place, overwrite)
     wanted = _wanted(target, precision)
-    names = class_names(network)
-    config = _config(network, folder.config, names)
-    transform = create_transform(**resolve_data_config(model=network))
-    judged, notes = judged_pictures(folder, data, names, progress)
+    deployable = _deployable(folder, data, progress)
+    notes = list(deployable.notes)
     pictures: Optional[np.ndarray] = None
     if any(one[1] == 'int8' for one in wanted):
         try:
-            pictures = calibration_set(
-                folder, None if calibration is None else Path(calibration), transform, progress)
+            pictures = deployable.calibration_set(None if calibration is None else Path(calibration), progress)
         except UserError as e:
             if precision == 'int8' or calibration is not None:
                 raise
             notes.append(str(e))
     count = threads or usable_cores()
     with TemporaryDirectory(prefix='rsq-deploy-') as temporary, pytorch_threads(count):
-        work = Path(temporary)
-        trial = _Trial(network, work, config, judged, transform, max_drop, count, progress)
-        candidates = trial.candidates(wanted, pictures)
+        trial = _Trial(deployable, Path(temporary), pictures, max_drop, count, progress)
+        candidates = trial.candidates(wanted)
         while precision not in (None, 'fp32') and not any(one.status == 'sound' for one in candidates):
             lower = [one for one in PRECISIONS[:PRECISIONS.index(str(precision))]
-                     if target is None or one in TARGETS[target].libraries][-1]
+                     if target is None or one in precisions_of(target)][-1]
             notes.append(f'{precision} is not to be had here at this accuracy; {lower} takes its place.')
             precision = lower
-            candidates += trial.candidates(_wanted(target, precision), pictures)
-        candidates, eager = _measure(candidates, trial.files, folder.path, config, work, plan, count, progress)
-        chosen = _choose(candidates, max_drop)
-        metrics = trial.expected
+            candidates += trial.candidates(_wanted(target, precision))
+        candidates, eager = _measure(
+            candidates, trial.converted, folder.path, deployable, Path(temporary), plan, count, progress)
+        chosen = _choose(candidates, deployable.metric, max_drop)
         result = Deployment(
-            folder=str(place), model=config['model'], classes=names, pictures=len(judged),
-            data=data or 'the validation pictures of the run', calibration=0 if pictures is None else len(pictures),
-            max_drop=max_drop, threads=count, accuracy=metrics.accuracy, accuracy_interval=metrics.accuracy_interval,
-            eager=eager, bytes=folder.weights.stat().st_size, candidates=tuple(candidates), chosen=chosen,
-            notes=tuple(notes), machine=machine(), versions=versions())
-        write_artifact(place, trial.files[chosen.name], _whole_config(result, config, folder), overwrite)
+            folder=str(place), task=deployable.config['task'], model=deployable.config['model'],
+            classes=tuple(deployable.config['classes']), input_size=deployable.size, pictures=deployable.pictures,
+            data=deployable.data, calibration=0 if pictures is None else len(pictures), max_drop=max_drop,
+            threads=count, metric=deployable.metric, score=trial.score, eager=eager,
+            bytes=folder.weights.stat().st_size, candidates=tuple(candidates), chosen=chosen, notes=tuple(notes),
+            machine=machine(), versions=versions())
+        converted = trial.converted[chosen.name]
+        write_artifact(
+            place, converted.files, _whole_config(result, deployable.config, converted, folder), overwrite)
     return result
 
 
 def _wanted(target: Optional[str], precision: Optional[str]) -> List[Tuple[str, str]]:
-    """What to try. Who wants a precision gets the higher ones too, to fall back to."""
-    if target is not None and target not in TARGETS:
-        raise UserError(f'unknown target {target!r}; choose of {", ".join(TARGETS)}.')
-    if precision is not None and precision not in PRECISIONS:
-        raise UserError(f'unknown precision {precision!r}; choose of {", ".join(PRECISIONS)}.')
+    """What to try.
+
+    Raises:
+        UserError: if nothing is like that, or the one thing wished for lacks a package.
+    """
     if target is None:
-        pairs = [one for one in _CANDIDATES if precision is None or one[1] == precision]
-    else:
-        offered = tuple(TARGETS[target].libraries)
-        if precision is not None and precision not in offered:
-            raise UserError(f'{target} has no {precision}; choose of {", ".join(offered)}.')
-        pairs = [(target, one) for one in offered if precision in (None, one)]
-        lacking = TARGETS[target].missing(pairs[-1][1])
-        if lacking is not None and precision is not None:
-            raise UserError(f'{target} {precision} needs more packages: {lacking}')
-    return pairs
+        pairs = [one for one in _CANDIDATES if precision in (None, one[1])]
+        if not pairs:
+            raise UserError(f'unknown precision {precision!r}; choose of {", ".join(PRECISIONS)}.')
+        return pairs
+    if precision is None:
+        return [(target, one) for one in precisions_of(target)]
+    check_available(target, precision)
+    return [(target, precision)]
 
 
-def _config(network: nn.Module, file: Path, names: Tuple[str, ...]) -> Dict[str, Any]:
-    """config.json of the artifact, as far as the network alone says it."""
-    data = resolve_data_config(model=network)
-    if data['crop_mode'] not in ('center', 'squash') or data['interpolation'] not in ('bicubic', 'bilinear') or (
-            data['input_size'][0] != 3):
-        raise UserError(
-            f'this network takes {data["input_size"][0]} channels, crop mode {data["crop_mode"]} and '
-            f'{data["interpolation"]} resizing; artifacts have RGB, center or squash, and bicubic or bilinear.')
-    height, width = data['input_size'][1:]
-    if data['crop_mode'] == 'center' and height != width:
-        raise UserError('this network takes pictures that are not square; train it with crop mode squash.')
-    return {
-        'task': 'classification',
-        'model': json.loads(file.read_text(encoding='utf-8'))['architecture'],
-        'classes': list(names),
-        'preprocessing': {
-            'mean': list(data['mean']), 'std': list(data['std']), 'input_size': [height, width],
-            'interpolation': data['interpolation'], 'crop_pct': data['crop_pct'], 'crop_mode': data['crop_mode']},
-        'size_multiple': 1,
-        'made_by': f'rsq-backbone {rsq_backbone.__version__}',
-    }
+def _deployable(folder: RunFolder, data: Optional[str], progress: Progress) -> Deployable:
+    folder.timm_name()  # says what is missing
+    try:
+        config = json.loads(folder.config.read_text(encoding='utf-8'))
+    except (OSError, ValueError, RecursionError):
+        config = None  # which loading the network describes better
+    if isinstance(config, dict) and '_model_class' in config:
+        # The demos stand on this package, and only a run of theirs needs them.
+        from seg_demos.deployable import DeployableSegmentation
+
+        return DeployableSegmentation(folder, data, progress)
+    return DeployableClassifier(folder, data, progress)
 
 
 class _Trial:
     """Makes candidates, and compares what their artifacts compute with what PyTorch does."""
 
     def __init__(
-            self, network: nn.Module, work: Path, config: Dict[str, Any], judged: LabelledImages, transform: Any,
-            max_drop: float, threads: int, progress: Progress,
+            self, deployable: Deployable, work: Path, calibration: Optional[np.ndarray], max_drop: float, threads: int,
+            progress: Progress,
     ) -> None:
-        self._network = network
-        self._conversion = Conversion(network, tuple(config['preprocessing']['input_size']), work)
-        self._work = work
-        self._config = config
-        self._judged = judged
+        self._deployable = deployable
+        self._conversion = Conversion(deployable.network, deployable.size, work, deployable.config['size_multiple'])
+        self._calibration = calibration
         self._max_drop = max_drop
         self._threads = threads
         self._progress = progress
-        self._inputs: Optional[np.ndarray] = None  # as an artifact preprocesses them
-        self._same_inputs_logits = np.empty(0)  # PyTorch's of those
-        logits = self._pytorch('PyTorch', (transform(read_image(path))[None] for path in judged.paths))
-        self._classes = logits.argmax(1)  # PyTorch's
-        self.expected = self._metrics(logits)
-        self.files: Dict[str, List[Path]] = {}  # by the candidate's name
+        self.score = float('nan')  # PyTorch's
+        self.converted: Dict[str, Converted] = {}  # by the candidate's name
 
-    def candidates(self, wanted: Sequence[Tuple[str, str]], pictures: Optional[np.ndarray]) -> List[Candidate]:
+    def candidates(self, wanted: Sequence[Tuple[str, str]]) -> List[Candidate]:
+        """In the order wished for; int8 that loses too much is followed by a more careful one."""
+        first = self._compared([Candidate(target, precision, False, 'sound') for target, precision in wanted])
+        again = self._compared([
+            Candidate(one.target, one.precision, True, 'sound') for one in first
+            if one.precision == 'int8' and one.status == 'loses too much'])
+        return [two for one in first for two in (one, *(
+            careful for careful in again if (careful.target, careful.precision) == (one.target, one.precision)))]
+
+    def _compared(self, candidates: Sequence[Candidate]) -> List[Candidate]:
+        artifacts: Dict[str, Artifact] = {}
+        failed: Dict[str, Exception] = {}
+        for one in candidates:
+            try:
+                artifacts[one.name] = self._artifact(one)
+            except (UserError, ArtifactError) as e:
+                failed[one.name] = e
+        if artifacts:
+            comparison = self._deployable.compare(artifacts, self._progress)
+            self.score = comparison.score
         found: List[Candidate] = []
-        for target, precision in wanted:
-            found.append(self._candidate(target, precision, False, pictures))
-            if precision == 'int8' and found[-1].status == 'loses too much':
-                found.append(self._candidate(target, precision, True, pictures))
+        for one in candidates:
+            outcome = failed.get(one.name) or comparison.outcomes[one.name]
+            if isinstance(outcome, Exception):
+                found.append(dataclasses.replace(one, status='not available', message=str(outcome)))
+                continue
+            drop = 100 * (self.score - outcome.score)
+            status, message = 'sound', ''
+            if one.precision == 'fp32' and (
+                    outcome.max_abs_difference > _FLOAT32_TOLERANCE * max(outcome.largest_logit, 1.0)):
+                status = 'differs'
+                message = f'logits differ from those of PyTorch by up to {outcome.max_abs_difference:.2g}'
+            elif drop > self._max_drop:
+                status, message = 'loses too much', f'{drop:.1f} points, and {self._max_drop:g} may be lost'
+            files = self.converted[one.name].files
+            found.append(dataclasses.replace(
+                one, status=status, message=message, bytes=sum(file.stat().st_size for file in files), drop=drop,
+                **dataclasses.asdict(outcome)))
         return found
 
-    def _candidate(
-            self, target: str, precision: str, careful: bool, pictures: Optional[np.ndarray]) -> Candidate:
-        candidate = Candidate(target, precision, careful, 'not available')
+    def _artifact(self, candidate: Candidate) -> Artifact:
+        """As whoever loads it will have it."""
+        target, precision = candidate.target, candidate.precision
         if precision == 'bf16' and not cpu_computes_bfloat16():
-            return dataclasses.replace(candidate, message='this processor does not compute in bfloat16')
+            raise UserError('this processor does not compute in bfloat16')
         self._progress(f'converting to {candidate.name}', 0, None)
-        try:
-            files = self._conversion.convert(target, precision, pictures, careful)
-            self.files[candidate.name] = files
-            folder = self._work / f'artifact-{target}-{precision}{"-careful" if careful else ""}'
-            write_artifact(folder, files, {**self._config, **_runtime(target, precision)})
-            logits = self._run(folder, candidate.name)
-        except (UserError, ArtifactError) as e:
-            return dataclasses.replace(candidate, message=str(e))
-        accuracy = self._metrics(logits).accuracy
-        drop = 100 * (self.expected.accuracy - accuracy)
-        expected = self._same_inputs_logits
-        difference, largest = float(np.abs(logits - expected).max()), float(np.abs(expected).max())
-        status, message = 'sound', ''
-        if precision == 'fp32' and difference > _FLOAT32_TOLERANCE * max(largest, 1.0):
-            status, message = 'differs', f'logits differ from those of PyTorch by up to {difference:.2g}'
-        elif drop > self._max_drop:
-            status, message = 'loses too much', f'{drop:.1f} points, and {self._max_drop:g} may be lost'
-        return dataclasses.replace(
-            candidate, status=status, message=message, bytes=sum(file.stat().st_size for file in files),
-            accuracy=accuracy, drop=drop, max_abs_difference=difference, largest_logit=largest,
-            top1_agreement=float((logits.argmax(1) == self._classes).mean()))
-
-    def _run(self, folder: Path, name: str) -> np.ndarray:
-        """As whoever loads the artifact will: by its loader, from its own preprocessing on."""
-        artifact = load(folder, self._threads)
-        total = len(self._judged)
-        if self._inputs is None:  # on disk: a thousand pictures do not fit into a small machine's memory
-            height, width = self._config['preprocessing']['input_size']
-            inputs = np.lib.format.open_memmap(
-                self._work / 'inputs.npy', 'w+', np.float32, (total, 3, height, width))
-            for done, path in enumerate(self._judged.paths):
-                self._progress('preprocessing, pictures', done, total)
-                inputs[done] = artifact.preprocess(np.asarray(read_image(path)))[0]
-            self._progress('preprocessing, pictures', total, total)
-            self._inputs = inputs
-            self._same_inputs_logits = self._pytorch(
-                'PyTorch on the same', (torch.from_numpy(inputs[i:i + 1].copy()) for i in range(total)))
-        rows: List[np.ndarray] = []
-        for done in range(total):
-            self._progress(f'{name}, pictures', done, total)
-            rows.append(artifact.run(self._inputs[done:done + 1]))
-        self._progress(f'{name}, pictures', total, total)
-        return np.concatenate(rows)
-
-    def _pytorch(self, what: str, inputs: Iterable[torch.Tensor]) -> np.ndarray:
-        """The network's logits in float32, (N, classes)."""
-        rows: List[np.ndarray] = []
-        with torch.inference_mode():
-            for done, x in enumerate(inputs):
-                self._progress(f'{what}, pictures', done, len(self._judged))
-                rows.append(self._network(x).numpy())
-        self._progress(f'{what}, pictures', len(self._judged), len(self._judged))
-        return np.concatenate(rows)
-
-    def _metrics(self, logits: np.ndarray) -> ClassificationMetrics:
-        judged = self._judged
-        return classification_metrics(
-            confusion_matrix(judged.labels, logits.argmax(1), len(judged.classes)), judged.classes)
+        converted = self._conversion.convert(target, precision, self._calibration, candidate.careful)
+        self.converted[candidate.name] = converted
+        folder = converted.files[0].parent.with_name(f'{converted.files[0].parent.name}-artifact')
+        write_artifact(folder, converted.files, {
+            **self._deployable.config, **_conversion_config(target, precision, converted)})
+        return load(folder, self._threads)
 
 
-def _runtime(target: str, precision: str) -> Dict[str, Any]:
+def _conversion_config(target: str, precision: str, converted: Converted) -> Dict[str, Any]:
     package = TARGETS[target].runtime
-    return {'target': target, 'precision': precision, 'runtime': package, 'runtime_version': version(package)}
+    return {
+        'target': target, 'precision': precision, 'runtime': package, 'runtime_version': version(package),
+        'dynamic_batch': converted.dynamic_batch, 'dynamic_size': converted.dynamic_size}
 
 
 def _measure(
-        candidates: Sequence[Candidate], files: Dict[str, List[Path]], run: Path, config: Dict[str, Any], work: Path,
-        plan: Plan, threads: int, progress: Progress,
+        candidates: Sequence[Candidate], converted: Mapping[str, Converted], run: Path, deployable: Deployable,
+        work: Path, plan: Plan, threads: int, progress: Progress,
 ) -> Tuple[List[Candidate], Speed]:
     """The candidates that keep the promise and PyTorch, in turns in one run of the profiler."""
-    height, width = config['preprocessing']['input_size']
-    size = (3, height, width)
+    size = (3, *deployable.size)
 
     def case(name: str, runtime: str) -> Case:
         return Case(model=name, runtime=runtime, device='cpu', threads=threads, batch=1, input_size=size)
@@ -329,10 +291,11 @@ def _measure(
     eager = parse_subject(str(run))
     cases = [(eager, case(eager.name, 'eager'))]
     for one in candidates:
-        if one.status == 'sound' and (one.target, one.precision) in _RUNTIMES:
-            file = _of_one_size(files[one.name], size, work / f'measured-{len(cases)}')
+        runtime = _CANDIDATES.get((one.target, one.precision))
+        if one.status == 'sound' and runtime is not None:
+            file = _as_loaded(converted[one.name].files, deployable.config['task'], size, work / f'size-{len(cases)}')
             subject = Subject(one.name, 'onnx', size, file=str(file), bytes_on_disk=one.bytes, trained=True)
-            cases.append((subject, case(one.name, _RUNTIMES[one.target, one.precision])))
+            cases.append((subject, case(one.name, runtime)))
     folder = work / 'measuring'
     folder.mkdir()
     session = Session(cases, folder, plan, False, 0, progress)
@@ -344,13 +307,11 @@ def _measure(
         for one in candidates], _speed(first, first)
 
 
-def _of_one_size(files: Sequence[Path], size: Tuple[int, int, int], folder: Path) -> Path:
-    """What the profiler is to load: OpenVINO's files as the artifact's loader reshapes them, others as they are."""
-    if files[0].suffix != '.xml':
+def _as_loaded(files: Sequence[Path], task: str, size: Tuple[int, int, int], folder: Path) -> Path:
+    """What the profiler is to load: OpenVINO's files reshaped as the artifact's loader does, others as they are."""
+    if files[0].suffix != '.xml' or task != 'classification':
         return files[0]
-    import rsq_backbone.runtimes.openvino  # noqa: F401  keeps it from reporting to its makers
-
-    import openvino  # isort: skip
+    from rsq_backbone.runtimes.openvino import openvino
 
     network = openvino.Core().read_model(str(files[0]))
     network.reshape([1, *size])
@@ -371,23 +332,28 @@ def _speed(result: CaseResult, eager: CaseResult) -> Speed:
         None if result.memory is None else result.memory.peak, latency.verdict)
 
 
-def _choose(candidates: Sequence[Candidate], max_drop: float) -> Candidate:
+def _choose(candidates: Sequence[Candidate], metric: str, max_drop: float) -> Candidate:
     sound = [one for one in candidates if one.status == 'sound']
     if not sound:
         why = '; '.join(f'{one.name}: {one.message}' for one in candidates)
-        raise UserError(f'nothing loses at most {max_drop:g} points of accuracy ({why}); allow more with --max-drop.')
+        raise UserError(
+            f'nothing loses at most {max_drop:g} points of {_METRICS[metric]} ({why}); allow more with --max-drop.')
     return min(sound, key=lambda one: float('inf') if one.speed.p50 is None else one.speed.p50)
 
 
-def _whole_config(result: Deployment, config: Dict[str, Any], folder: RunFolder) -> Dict[str, Any]:
+def _whole_config(
+        result: Deployment, config: Dict[str, Any], converted: Converted, folder: RunFolder) -> Dict[str, Any]:
     chosen = result.chosen
     return {
         **config,
-        **_runtime(chosen.target, chosen.precision),
-        'measured': {**dataclasses.asdict(chosen.speed), 'threads': result.threads, 'machine': result.machine},
+        **_conversion_config(chosen.target, chosen.precision, converted),
+        'made_by': f'rsq-backbone {rsq_backbone.__version__}',
+        'measured': {
+            **dataclasses.asdict(chosen.speed), 'input_size': list(result.input_size), 'threads': result.threads,
+            'machine': result.machine},
         'verification': {
-            'pictures': result.pictures, 'data': result.data, 'accuracy': chosen.accuracy,
-            'accuracy_of_pytorch': result.accuracy, 'top1_agreement': chosen.top1_agreement,
+            'pictures': result.pictures, 'data': result.data, 'metric': result.metric, 'score': chosen.score,
+            'score_of_pytorch': result.score, 'same_classes': chosen.same_classes,
             'max_abs_difference': chosen.max_abs_difference, 'largest_logit': chosen.largest_logit,
             'max_drop': result.max_drop},
         'trained_on': sorted(folder.training_content()),

@@ -37,9 +37,9 @@ CONFIG = {
 @pytest.mark.parametrize('target', list(TARGETS))
 def test_every_target_in_float32_computes_what_pytorch_does(
         target: str, network: torch.nn.Module, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    files = Conversion(network, (64, 64), tmp_path).convert(target, 'fp32')
+    converted = Conversion(network, (64, 64), tmp_path).convert(target, 'fp32')
     assert capfd.readouterr() == ('', '')  # none of the libraries talks
-    write_artifact(tmp_path / 'artifact', files, {**CONFIG, **module._runtime(target, 'fp32')})
+    write_artifact(tmp_path / 'artifact', converted.files, {**CONFIG, **module._conversion_config(target, 'fp32', converted)})
     batch = np.random.default_rng(0).standard_normal((3, 3, 64, 64), dtype=np.float32)
     with torch.inference_mode():
         expected = network(torch.from_numpy(batch)).numpy()
@@ -52,7 +52,7 @@ def test_int8_files_are_a_quarter_of_the_size(
         target: str, most: float, network: torch.nn.Module, tmp_path: Path) -> None:
     pictures = np.random.default_rng(0).standard_normal((10, 3, 64, 64), dtype=np.float32)
     conversion = Conversion(network, (64, 64), tmp_path)
-    sizes = [sum(file.stat().st_size for file in conversion.convert(target, precision, pictures))
+    sizes = [sum(file.stat().st_size for file in conversion.convert(target, precision, pictures).files)
              for precision in ('fp32', 'int8')]
     weights = sum(p.numel() for p in network.parameters())
     assert sizes[0] > 4 * weights
@@ -62,7 +62,7 @@ def test_int8_files_are_a_quarter_of_the_size(
 def test_an_onnx_file_takes_any_batch_and_size(network: torch.nn.Module, tmp_path: Path) -> None:
     import onnxruntime
 
-    [file] = Conversion(network, (64, 64), tmp_path).convert('onnx', 'fp32')
+    [file] = Conversion(network, (64, 64), tmp_path).convert('onnx', 'fp32').files
     session = onnxruntime.InferenceSession(str(file), providers=['CPUExecutionProvider'])
     for shape in ((1, 3, 64, 64), (3, 3, 97, 131)):
         x = torch.randn(shape)
@@ -76,7 +76,7 @@ def test_an_onnx_file_runs_in_opencv_and_openvino(network: torch.nn.Module, tmp_
     import cv2
     import openvino
 
-    [file] = Conversion(network, (64, 64), tmp_path).convert('onnx', 'fp32')
+    [file] = Conversion(network, (64, 64), tmp_path).convert('onnx', 'fp32').files
     x = np.random.default_rng(0).standard_normal((1, 3, 64, 64), dtype=np.float32)
     with torch.inference_mode():
         expected = network(torch.from_numpy(x)).numpy()
@@ -120,27 +120,27 @@ def test_the_fastest_that_keeps_the_promise_is_written(deployment: Deployment, r
         assert one.speed.ratio.median == pytest.approx(one.speed.p50 / deployment.eager.p50, rel=0.5)
     unavailable = [one.name for one in deployment.candidates if one.status == 'not available']
     assert unavailable == ([] if cpu_computes_bfloat16() else ['openvino bf16'])
-    assert [one.top1_agreement for one in sound if one.precision == 'fp32'] == [1, 1]
+    assert [one.same_classes for one in sound if one.precision == 'fp32'] == [1, 1]
 
 
 def test_the_figures_are_those_of_an_evaluation(deployment: Deployment, run: Path, photos: Path) -> None:
     """Of the artifact by rsq evaluate, and of PyTorch by timm and counting."""
     found = evaluate(deployment.folder, str(photos))
     assert found.metrics.n == deployment.pictures == 18
-    assert found.metrics.accuracy == pytest.approx(deployment.chosen.accuracy)
+    assert found.metrics.accuracy == pytest.approx(deployment.chosen.score)
     assert '42 of 60 pictures were trained on and are left out.' in found.notes
     rows = RunFolder(run).pictures('validation')
     model = timm.create_model(f'local-dir:{run}', pretrained=True).eval()
     guesses = class_probabilities([row['path'] for row in rows], model).argmax(1)
     right = [deployment.classes[guess] == row['label'] for guess, row in zip(guesses, rows, strict=True)]
-    assert np.mean(right) == pytest.approx(deployment.accuracy)
+    assert np.mean(right) == pytest.approx(deployment.score)
 
 
 def test_config_json_says_what_was_found(deployment: Deployment, run: Path) -> None:
     config = json.loads((Path(deployment.folder) / 'config.json').read_text())
     assert config['model'] == 'res_squeezenet_lite'
     assert config['measured']['p50'] == deployment.chosen.speed.p50
-    assert config['verification']['accuracy_of_pytorch'] == deployment.accuracy
+    assert config['verification']['score_of_pytorch'] == deployment.score
     assert config['precision'] == deployment.chosen.precision
     assert set(config['trained_on']) == RunFolder(run).training_content()
 
@@ -148,13 +148,15 @@ def test_config_json_says_what_was_found(deployment: Deployment, run: Path) -> N
 def test_what_loses_too_much_gives_way_to_the_next_precision(
         run: Path, quickly: Any, unmeasured: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Conversions to less than float32 are made to give the first class for every picture."""
-    original = module._Trial._run
+    original = module.load
 
-    def spoiled(self: Any, folder: Path, name: str) -> np.ndarray:
-        logits = original(self, folder, name)
-        return logits if 'fp32' in name else np.eye(3, dtype=np.float32)[np.zeros(len(logits), int)]
+    def spoiled(folder: Path, threads: int) -> Any:
+        artifact = original(folder, threads)
+        if 'fp32' not in folder.name:
+            monkeypatch.setattr(artifact, 'run', lambda batch: np.eye(3, dtype=np.float32)[np.zeros(len(batch), int)])
+        return artifact
 
-    monkeypatch.setattr(module._Trial, '_run', spoiled)
+    monkeypatch.setattr(module, 'load', spoiled)
     result = quickly(run, output=tmp_path / 'a', target='openvino', precision='int8')
     assert [(one.name, one.status) for one in result.candidates if one.precision == 'int8'] == [
         ('openvino int8', 'loses too much'), ('openvino int8 (careful)', 'loses too much')]
@@ -167,8 +169,14 @@ def test_what_loses_too_much_gives_way_to_the_next_precision(
 
 def test_nothing_is_written_if_nothing_keeps_the_promise(
         run: Path, quickly: Any, unmeasured: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = module._Trial._run
-    monkeypatch.setattr(module._Trial, '_run', lambda self, folder, name: 0 * original(self, folder, name))
+    original = module.load
+
+    def silent(folder: Path, threads: int) -> Any:
+        artifact = original(folder, threads)
+        monkeypatch.setattr(artifact, 'run', lambda batch: np.zeros((len(batch), 3), np.float32))
+        return artifact
+
+    monkeypatch.setattr(module, 'load', silent)
     with pytest.raises(UserError, match=r'nothing loses at most 1 points of accuracy .*onnx fp32: logits differ'):
         quickly(run, output=tmp_path / 'a', target='onnx', precision='fp32')
     assert list(tmp_path.iterdir()) == []
@@ -179,7 +187,7 @@ def test_a_target_of_ones_own_choice_is_written(
         run: Path, quickly: Any, unmeasured: None, tmp_path: Path, target: str) -> None:
     result = quickly(run, output=tmp_path / 'a', target=target)
     assert (result.chosen.target, result.chosen.precision) == (target, 'fp32')
-    assert result.chosen.top1_agreement == 1
+    assert result.chosen.same_classes == 1
     assert load(tmp_path / 'a').classes == ('blue', 'green', 'red')
 
 
