@@ -16,7 +16,7 @@ from rsq_backbone.files import whole_file
 from rsq_backbone.runtimes.export import write_onnx
 from seg_demos.trained import Trained
 
-__all__ = ['export_onnx']
+__all__ = ['export_onnx', 'exportable']
 
 
 def export_onnx(trained: Trained, file: Path) -> float:
@@ -33,7 +33,7 @@ def export_onnx(trained: Trained, file: Path) -> float:
     """
     import onnx
 
-    network, stride = _exportable(trained.network), trained.stride
+    network, stride = exportable(trained.network), trained.stride
     # A batch of 1 would be taken for a constant.
     height, width = 4 * stride, 6 * stride
     dynamic = {0: Dim('batch'), 2: stride * Dim('h', min=2), 3: stride * Dim('w', min=2)}
@@ -73,7 +73,7 @@ def _difference(network: nn.Module, file: Path, shape: Tuple[int, ...]) -> float
     return float(np.abs(actual - expected).max() / max(np.abs(expected).max(), 1e-6))
 
 
-def _exportable(network: nn.Module) -> nn.Module:
+def exportable(network: nn.Module) -> nn.Module:
     """A copy, with PSPNet's pools in a form that knows its sizes only when it runs."""
     network = copy.deepcopy(network)
     for name, module in list(network.named_modules()):

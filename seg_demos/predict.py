@@ -15,7 +15,8 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 @app.command()
 def predict(
-        run: Annotated[Path, typer.Argument(metavar='RUN', help='Run folder of one of the demos.')],
+        run: Annotated[Path, typer.Argument(
+            metavar='RUN', help='Run folder of one of the demos, or artifact of rsq deploy.')],
         pictures: Annotated[List[Path], typer.Argument(
             metavar='PICTURE', help='Pictures, folders of pictures, or videos.')],
         out: Annotated[Path, typer.Option(help='Folder of the results.')] = Path('overlays'),
@@ -38,17 +39,20 @@ def predict(
         python -m seg_demos.predict runs/pets-unet new/ cat.mp4 --out segmented
 
         python -m seg_demos.predict runs/fields-unet aerial.tif --tile 512 --json
+
+        python -m seg_demos.predict runs/fields-unet-artifact aerial.tif   (faster)
     """
     from rsq_backbone.cli._output import loading, print_json, progress_bars, report_bad_input
 
     with loading('loading PyTorch'):
+        from rsq_backbone.deploy.artifact import is_artifact
+        from seg_demos import artifact, trained
         from seg_demos.segmenting import find_files, segment_files
-        from seg_demos.trained import load
 
-        trained = load(run)
+        network = (artifact if is_artifact(run) else trained).load(run)
     files = find_files(pictures)
     with progress_bars() as progress:
-        results, bad = segment_files(trained, files, out, tile, overlap, progress)
+        results, bad = segment_files(network, files, out, tile, overlap, progress)
     if json:
         print_json(results)
     else:

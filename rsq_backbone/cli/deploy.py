@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def deploy(
-        run: Annotated[Path, typer.Argument(metavar='RUN', help='Run folder of rsq finetune or of a segmentation demo.')],
+        run: Annotated[Path, typer.Argument(metavar='RUN', help='Run folder of rsq finetune or of a demo.')],
         data: Annotated[Optional[str], typer.Option(
             metavar='DATA', help='Pictures to judge by: with classes as rsq evaluate takes them, or with masks as the '
             'demos take them. By default those that the run was judged by.')] = None,
@@ -69,10 +69,10 @@ def _print(result: 'Deployment') -> None:
     height, width = result.input_size
     print_data_report((), result.notes)
     print_path(
-        f'{result.model}, {width} x {height} pixels, {result.threads} thread{"s" if result.threads > 1 else ""}, judged '
-        f'by {result.pictures} pictures'
+        f'{result.model}, {width} x {height} pixels, {result.threads} thread{"s" if result.threads > 1 else ""}, '
+        f'judged by {result.pictures} pictures'
         + (f', of which one is {100 / result.pictures:.2f} points' if classifies else ''), 'bold')
-    table = Table(box=None)
+    table = Table(box=None, padding=(0, 1, 0, 0))
     table.add_column('', no_wrap=True)
     for column in (
             'p50\nms', 'p90\nms', 'times\nas fast', 'process\nMB', 'files\nMB',
@@ -97,12 +97,16 @@ def _print(result: 'Deployment') -> None:
     print_path(f'without this:  python {result.folder}/artifact.py PICTURE ...   (needs {_needs(result.chosen)})')
 
 
+# That the table fits into 80 columns; what is meant stands below it.
+_IN_A_WORD = {'sound': '', 'loses too much': 'loses', 'not available': 'none'}
+
+
 def _row(one: 'Candidate', chosen: bool) -> Tuple[str, ...]:
     return (
         one.name, *_speed(one.speed), '-' if one.bytes is None else f'{one.bytes / 1e6:.2f}',
         '-' if one.score is None else f'{100 * one.score:.1f}',
         '-' if one.same_classes is None else f'{100 * one.same_classes:.1f} %',
-        'chosen' if chosen else '' if one.status == 'sound' else one.status)
+        'chosen' if chosen else _IN_A_WORD.get(one.status, one.status))
 
 
 def _speed(speed: 'Speed') -> Tuple[str, str, str, str]:

@@ -24,7 +24,7 @@ def open_artifact(folder: Path) -> Artifact:
     except ArtifactError as e:
         raise UserError(str(e)) from e
     if artifact.task != 'classification':
-        raise UserError(f'{folder} segments pictures; python {folder}/artifact.py PICTURE ... runs it.')
+        raise UserError(f'{folder} segments pictures; python -m seg_demos.predict {folder} PICTURE ... runs it.')
     return artifact
 
 

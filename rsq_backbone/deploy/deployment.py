@@ -75,7 +75,7 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        return f'{self.target} {self.precision}{" (careful)" if self.careful else ""}'
+        return f'{self.target} {self.precision}{", careful" if self.careful else ""}'
 
 
 @dataclass(frozen=True)

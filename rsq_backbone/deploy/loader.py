@@ -31,6 +31,7 @@ FORMAT = 1
 CONFIG, CHECKSUMS = 'config.json', 'checksums.sha256'
 _MAX_TEXT = 16 << 20  # bytes of either of the two
 _MAX_FILE = 200 << 20  # bytes of a picture's file
+_MOST_PIXELS = 4_000_000  # to be segmented at once: of a U-Net that takes more than a gigabyte
 _KEYS: Dict[str, Any] = {
     'task': str, 'model': str, 'classes': list, 'preprocessing': dict, 'size_multiple': int, 'target': str,
     'runtime': str, 'runtime_version': str, 'precision': str}
@@ -73,8 +74,19 @@ class Artifact:
         return np.ascontiguousarray(x.transpose(2, 0, 1)[None])
 
     def run(self, batch: np.ndarray) -> np.ndarray:
-        """(N, 3, h, w) float32 -> logits (N, classes) or (N, classes, h, w)."""
-        logits = np.concatenate([self._run(batch[i:i + 1]) for i in range(len(batch))])
+        """(N, 3, h, w) float32 -> logits (N, classes) or (N, classes, h, w).
+
+        Raises:
+            ArtifactError: if the runtime fails on pictures of this size, or gives no logits.
+        """
+        try:
+            logits = np.concatenate([self._run(batch[i:i + 1]) for i in range(len(batch))])
+        except ArtifactError:
+            raise
+        except Exception as e:  # each runtime raises what it likes
+            raise ArtifactError(
+                f'{self.config["runtime"]} cannot run {self.folder} on a picture of {batch.shape[3]} x '
+                f'{batch.shape[2]} ({_one_line(e)}); try another size.') from e
         if logits.shape[1] != len(self.classes) or not np.isfinite(logits).all():
             raise ArtifactError(
                 f'{self.folder}: the network gives no logits of {len(self.classes)} classes; deploy again.')
@@ -87,7 +99,15 @@ class Artifact:
         return powers / powers.sum()
 
     def segment(self, picture: np.ndarray) -> np.ndarray:
-        """The class of each pixel, (H, W) uint8, of a picture (H, W, 3) uint8 RGB, at once and not in tiles."""
+        """The class of each pixel, (H, W) uint8, of a picture (H, W, 3) uint8 RGB, at once and not in tiles.
+
+        Raises:
+            ArtifactError: for a picture that a small machine has no memory for.
+        """
+        if picture.shape[0] * picture.shape[1] > _MOST_PIXELS:
+            raise ArtifactError(
+                f'a picture of {picture.shape[1]} x {picture.shape[0]} needs much memory at once; scale it down to '
+                f'{_MOST_PIXELS / 1e6:g} megapixels, or use python -m seg_demos.predict, which cuts it into tiles.')
         logits = self.run(self.preprocess(picture))[0]
         return logits.argmax(0).astype(np.uint8)[:picture.shape[0], :picture.shape[1]]
 
@@ -387,7 +407,7 @@ def _ncnn(
         extractor.input(taken, ncnn.Mat(np.ascontiguousarray(batch[0])))
         failed, output = extractor.extract(given)
         if failed:
-            raise ArtifactError(f'ncnn cannot run {folder} on a picture of {batch.shape[3]} x {batch.shape[2]}.')
+            raise RuntimeError('no output')
         return np.array(output)[None]
 
     return run

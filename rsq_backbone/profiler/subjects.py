@@ -270,10 +270,15 @@ def _parse_folder(text: str, folder: Path) -> Subject:
     subject = Subject(
         text, 'classifier', (0, 0, 0), file=str(folder), bytes_on_disk=(folder / _WEIGHTS).stat().st_size, trained=True)
     if 'architecture' in config:
+        import timm
         from timm.data import resolve_data_config
 
-        size = resolve_data_config(model=subject.build())['input_size']
-        return dataclasses.replace(subject, input_size=tuple(size))
+        network = subject.build()
+        # A network that a module of the caller's own registered is registered in the measuring process by it too.
+        module = timm.model_entrypoint(config['architecture']).__module__
+        return dataclasses.replace(
+            subject, input_size=tuple(resolve_data_config(model=network)['input_size']), imports=(module,),
+            search_path=tuple(sys.path))
     import segmentation_models_pytorch as smp
 
     found = smp.MODEL_ARCHITECTURES_MAPPING.get(str(config.get('_model_class')).lower())

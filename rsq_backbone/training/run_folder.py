@@ -129,13 +129,19 @@ class RunFolder:
             raise UserError(
                 f'{self.path} cannot be written ({e.strerror}); choose another folder with --output.') from e
 
-    def _settings_before(self) -> Dict[str, Any]:
-        """Of the run in this folder; a folder of the user's own, even with a settings.json in it, is none."""
+    def settings(self) -> Optional[Dict[str, Any]]:
+        """What determined the run in this folder; a folder of the user's own, even with a settings.json in it, is none.
+        """
         try:
-            before = json.loads(self._settings.read_text(encoding='utf-8'))
-        except (OSError, ValueError):
-            before = None
-        if not isinstance(before, dict) or not before.keys() >= {'source', 'recipe', 'model', 'seed'}:
+            settings = json.loads(self._settings.read_text(encoding='utf-8'))
+        except (OSError, ValueError, RecursionError):
+            return None
+        complete = isinstance(settings, dict) and settings.keys() >= {'source', 'recipe', 'model', 'seed'}
+        return dict(settings) if complete else None
+
+    def _settings_before(self) -> Dict[str, Any]:
+        before = self.settings()
+        if before is None:
             raise UserError(f'{self.path} exists and holds no run; choose another --name.')
         return before
 

@@ -39,7 +39,8 @@ def test_every_target_in_float32_computes_what_pytorch_does(
         target: str, network: torch.nn.Module, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     converted = Conversion(network, (64, 64), tmp_path).convert(target, 'fp32')
     assert capfd.readouterr() == ('', '')  # none of the libraries talks
-    write_artifact(tmp_path / 'artifact', converted.files, {**CONFIG, **module._conversion_config(target, 'fp32', converted)})
+    config = {**CONFIG, **module._conversion_config(target, 'fp32', converted)}
+    write_artifact(tmp_path / 'artifact', converted.files, config)
     batch = np.random.default_rng(0).standard_normal((3, 3, 64, 64), dtype=np.float32)
     with torch.inference_mode():
         expected = network(torch.from_numpy(batch)).numpy()
@@ -159,7 +160,7 @@ def test_what_loses_too_much_gives_way_to_the_next_precision(
     monkeypatch.setattr(module, 'load', spoiled)
     result = quickly(run, output=tmp_path / 'a', target='openvino', precision='int8')
     assert [(one.name, one.status) for one in result.candidates if one.precision == 'int8'] == [
-        ('openvino int8', 'loses too much'), ('openvino int8 (careful)', 'loses too much')]
+        ('openvino int8', 'loses too much'), ('openvino int8, careful', 'loses too much')]
     assert (result.chosen.precision, result.chosen.status) == ('fp32', 'sound')
     assert result.notes == (
         'int8 is not to be had here at this accuracy; bf16 takes its place.',

@@ -1,0 +1,44 @@
+"""A segmentation network that `rsq deploy` made smaller and faster, in the place of a run's."""
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn as nn
+
+from rsq_backbone.deploy.loader import Artifact, ArtifactError
+from rsq_backbone.deploy.loader import load as load_artifact
+from rsq_backbone.errors import UserError
+from seg_demos.trained import Trained
+
+__all__ = ['load']
+
+
+def load(folder: Path) -> Trained:
+    """The network of an artifact.
+
+    Raises:
+        UserError: if it is damaged, its runtime is missing or too old, or it classifies.
+    """
+    try:
+        artifact = load_artifact(folder)
+    except ArtifactError as e:
+        raise UserError(str(e)) from e
+    if artifact.task != 'segmentation':
+        raise UserError(f'{folder} holds a classifier, which rsq predict reads.')
+    preprocessing, stride = artifact.config['preprocessing'], artifact.config['size_multiple']
+    config = {key: tuple(preprocessing[key]) for key in ('mean', 'std')}
+    return Trained(_Network(artifact), artifact.classes, config, stride)
+
+
+class _Network(nn.Module):
+    """(N, 3, H, W) -> (N, classes, H, W), run by the artifact's runtime."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        super().__init__()
+        self._artifact = artifact
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        try:
+            return torch.from_numpy(self._artifact.run(np.ascontiguousarray(x.numpy())))
+        except ArtifactError as e:
+            raise UserError(str(e)) from e
