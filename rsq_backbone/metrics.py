@@ -177,7 +177,7 @@ def classification_metrics(
     return ClassificationMetrics(
         n=n,
         accuracy=correct / n,
-        accuracy_interval=_wilson(correct, n),
+        accuracy_interval=wilson_interval(correct, n),
         mean_iou=_mean(c.iou for c in classes),
         mean_iou_interval=_bootstrap_mean_iou(confusion, seed),
         balanced_accuracy=_mean(c.recall for c in classes),
@@ -265,7 +265,7 @@ def _defined(value: float) -> Optional[float]:
     return None if math.isnan(value) else float(value)
 
 
-def _wilson(correct: int, n: int) -> Interval:
+def wilson_interval(correct: int, n: int) -> Interval:
     """Wilson's score interval of a share (1927); unlike the normal one it holds for few cases and near 0 and 1."""
     z = NormalDist().inv_cdf(0.975)
     share = correct / n

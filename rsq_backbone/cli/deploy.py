@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Optional, Tuple
 import typer
 
 if TYPE_CHECKING:
-    from rsq_backbone.deploy.deployment import Candidate, Deployment, Speed
+    from rsq_backbone.deploy.deployment import Candidate, Deployment
+    from rsq_backbone.deploy.measuring import Speed
 
 
 def deploy(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -22,38 +22,24 @@ from rsq_backbone.deploy.conversion import (
 )
 from rsq_backbone.deploy.deployable import Deployable
 from rsq_backbone.deploy.loader import Artifact, ArtifactError, load
+from rsq_backbone.deploy.measuring import Speed, measure
 from rsq_backbone.errors import UserError
 from rsq_backbone.machine import cpu_computes_bfloat16, machine, versions
 from rsq_backbone.profiler.cores import usable_cores
-from rsq_backbone.profiler.profile import Case, CaseResult
-from rsq_backbone.profiler.session import Plan, Session
-from rsq_backbone.profiler.statistics import Interval, paired_ratio
-from rsq_backbone.profiler.subjects import Subject, parse_subject
+from rsq_backbone.profiler.session import Plan
 from rsq_backbone.progress import Progress, silent
 from rsq_backbone.runtimes.eager import pytorch_threads
 from rsq_backbone.training.run_folder import RunFolder
 
-__all__ = ['Candidate', 'Deployment', 'Speed', 'deploy']
+__all__ = ['Candidate', 'Deployment', 'deploy']
 
-# What is tried where the user has no wish, the most exact first, and the runtime by which the profiler measures it.
-_CANDIDATES = {
-    ('onnx', 'fp32'): 'onnxruntime', ('openvino', 'fp32'): 'openvino', ('openvino', 'bf16'): 'openvino-bf16',
-    ('onnx', 'int8'): 'onnxruntime', ('openvino', 'int8'): 'openvino'}
+# What is tried where the user has no wish, the most exact first.
+_CANDIDATES = (
+    ('onnx', 'fp32'), ('openvino', 'fp32'), ('openvino', 'bf16'), ('onnx', 'int8'), ('openvino', 'int8'))
 _PLAN = Plan(seconds=3, samples=64, rounds=12, limit=15)
 # Two sets of float32 kernels through some thirty convolutions; of the largest logit.
 _FLOAT32_TOLERANCE = 1e-3
 _METRICS = {'accuracy': 'accuracy', 'mean_iou': 'mean IoU'}
-
-
-@dataclass(frozen=True)
-class Speed:
-    """Of one picture, in a process of its own; None where it was not measured."""
-
-    p50: Optional[float] = None  # seconds
-    p90: Optional[float] = None
-    ratio: Optional[Interval] = None  # of the time to that of eager PyTorch, round by round in the same run
-    memory: Optional[int] = None  # bytes of the whole process at its peak
-    verdict: Optional[str] = None  # of the times: 'ok', 'noisy' or 'rejected'
 
 
 @dataclass(frozen=True)
@@ -71,7 +57,7 @@ class Candidate:
     same_classes: Optional[float] = None  # share of the pictures, or pixels, that get the class which PyTorch gives
     max_abs_difference: Optional[float] = None  # of logits, from PyTorch's of the same inputs
     largest_logit: Optional[float] = None
-    speed: Speed = Speed()
+    speed: Speed = dataclasses.field(default_factory=Speed)
 
     @property
     def name(self) -> str:
@@ -154,8 +140,11 @@ def deploy(
             notes.append(f'{precision} is not to be had here at this accuracy; {lower} takes its place.')
             precision = lower
             candidates += trial.candidates(_wanted(target, precision))
-        candidates, eager = _measure(
-            candidates, trial.converted, folder.path, deployable, Path(temporary), plan, count, progress)
+        files = {one.name: (one.target, one.precision, trial.converted[one.name].files)
+                 for one in candidates if one.status == 'sound'}
+        eager, speeds = measure(
+            folder.path, files, deployable.config['task'], deployable.size, count, Path(temporary), plan, progress)
+        candidates = [dataclasses.replace(one, speed=speeds.get(one.name, Speed())) for one in candidates]
         chosen = _choose(candidates, deployable.metric, max_drop)
         result = Deployment(
             folder=str(place), task=deployable.config['task'], model=deployable.config['model'],
@@ -276,60 +265,6 @@ def _conversion_config(target: str, precision: str, converted: Converted) -> Dic
     return {
         'target': target, 'precision': precision, 'runtime': package, 'runtime_version': version(package),
         'dynamic_batch': converted.dynamic_batch, 'dynamic_size': converted.dynamic_size}
-
-
-def _measure(
-        candidates: Sequence[Candidate], converted: Mapping[str, Converted], run: Path, deployable: Deployable,
-        work: Path, plan: Plan, threads: int, progress: Progress,
-) -> Tuple[List[Candidate], Speed]:
-    """The candidates that keep the promise and PyTorch, in turns in one run of the profiler."""
-    size = (3, *deployable.size)
-
-    def case(name: str, runtime: str) -> Case:
-        return Case(model=name, runtime=runtime, device='cpu', threads=threads, batch=1, input_size=size)
-
-    eager = parse_subject(str(run))
-    cases = [(eager, case(eager.name, 'eager'))]
-    for one in candidates:
-        runtime = _CANDIDATES.get((one.target, one.precision))
-        if one.status == 'sound' and runtime is not None:
-            file = _as_loaded(converted[one.name].files, deployable.config['task'], size, work / f'size-{len(cases)}')
-            subject = Subject(one.name, 'onnx', size, file=str(file), bytes_on_disk=one.bytes, trained=True)
-            cases.append((subject, case(one.name, runtime)))
-    folder = work / 'measuring'
-    folder.mkdir()
-    session = Session(cases, folder, plan, False, 0, progress)
-    session.measure()
-    by_name = {result.case.model: result for result in session.results}
-    first = by_name[eager.name]
-    return [
-        dataclasses.replace(one, speed=_speed(by_name[one.name], first)) if one.name in by_name else one
-        for one in candidates], _speed(first, first)
-
-
-def _as_loaded(files: Sequence[Path], task: str, size: Tuple[int, int, int], folder: Path) -> Path:
-    """What the profiler is to load: OpenVINO's files reshaped as the artifact's loader does, others as they are."""
-    if files[0].suffix != '.xml' or task != 'classification':
-        return files[0]
-    from rsq_backbone.runtimes.openvino import openvino
-
-    network = openvino.Core().read_model(str(files[0]))
-    network.reshape([1, *size])
-    folder.mkdir()
-    openvino.save_model(network, str(folder / 'model.xml'), compress_to_fp16=False)
-    return folder / 'model.xml'
-
-
-def _speed(result: CaseResult, eager: CaseResult) -> Speed:
-    latency = result.latency
-    if latency is None or latency.p50 is None:
-        return Speed()
-    ratio = None
-    if eager.latency is not None and result is not eager and latency.group == eager.latency.group:
-        ratio = paired_ratio(latency.rounds, eager.latency.rounds)
-    return Speed(
-        latency.p50.value, None if latency.p90 is None else latency.p90.value, ratio,
-        None if result.memory is None else result.memory.peak, latency.verdict)
 
 
 def _choose(candidates: Sequence[Candidate], metric: str, max_drop: float) -> Candidate:

@@ -14,16 +14,14 @@ import importlib
 import json
 import os
 import re
+import struct
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple, Union
 
-import numpy as np
-
-# Read once, when OpenCV is loaded: a small file may be a picture of many gigabytes.
-os.environ.setdefault('OPENCV_IO_MAX_IMAGE_PIXELS', '100000000')
 import cv2
+import numpy as np
 
 __all__ = ['Artifact', 'ArtifactError', 'load', 'read_picture']
 
@@ -31,6 +29,8 @@ FORMAT = 1
 CONFIG, CHECKSUMS = 'config.json', 'checksums.sha256'
 _MAX_TEXT = 16 << 20  # bytes of either of the two
 _MAX_FILE = 200 << 20  # bytes of a picture's file
+_MAX_PIXELS = 100_000_000  # a small file may be a picture of many gigabytes
+_MAX_ASPECT = 50  # the shorter side is scaled to the network's input, and the longer grows with it
 _MOST_PIXELS = 4_000_000  # to be segmented at once: of a U-Net that takes more than a gigabyte
 _KEYS: Dict[str, Any] = {
     'task': str, 'model': str, 'classes': list, 'preprocessing': dict, 'size_multiple': int, 'target': str,
@@ -65,6 +65,10 @@ class Artifact:
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
             raise ArtifactError(f'a picture is (H, W, 3) uint8 RGB, not {picture.shape} {picture.dtype}.')
         if self.task == 'classification':
+            sides = picture.shape[:2]
+            if max(sides) > _MAX_ASPECT * min(sides):
+                raise ArtifactError(
+                    f'too narrow ({sides[1]} x {sides[0]} pixels); crop the picture to at most {_MAX_ASPECT} : 1.')
             picture = _resize_and_crop(picture, self.config['preprocessing'])
         else:
             multiple = self.config['size_multiple']
@@ -136,7 +140,7 @@ def load(folder: Union[str, Path], threads: Optional[int] = None) -> Artifact:
 
 
 def read_picture(file: Union[str, Path]) -> np.ndarray:
-    """A picture's file as (H, W, 3) uint8 RGB, upright; transparency is laid on white, 16 bits are scaled to 8.
+    """A JPEG, PNG, WebP or BMP as (H, W, 3) uint8 RGB, upright; transparency is laid on white, 16 bits scaled to 8.
 
     Raises:
         ArtifactError: if there is no such picture, or it is too large.
@@ -145,25 +149,73 @@ def read_picture(file: Union[str, Path]) -> np.ndarray:
     try:
         if file.stat().st_size > _MAX_FILE:
             raise ArtifactError(f'{file}: more than {_MAX_FILE >> 20} MB; scale it down first.')
-        data = np.frombuffer(file.read_bytes(), np.uint8)
+        data = file.read_bytes()
     except OSError as e:
         raise ArtifactError(f'{file}: cannot be read ({e.strerror}); check the path.') from None
-    # Only JPEGs are turned by their EXIF tag, which OpenCV obeys only where it makes them 8-bit BGR.
-    is_jpeg = data[:2].tobytes() == b'\xff\xd8'
     try:
-        picture = cv2.imdecode(data, cv2.IMREAD_COLOR if is_jpeg else cv2.IMREAD_UNCHANGED) if data.size else None
-    except cv2.error as e:
-        raise ArtifactError(f'{file}: cannot be decoded ({_one_line(e)}); scale it down or save it again.') from None
-    if picture is None:
-        raise ArtifactError(f'{file}: not an image, or damaged; save it as JPEG or PNG.')
+        width, height = _size_in_header(data)
+        if width * height > _MAX_PIXELS:
+            raise ArtifactError(f'{file}: more than {_MAX_PIXELS // 1_000_000} million pixels; scale it down first.')
+        picture = _decode(np.frombuffer(data, np.uint8))
+    except (ValueError, IndexError, struct.error, cv2.error) as e:
+        if isinstance(e, ArtifactError):
+            raise
+        raise ArtifactError(f'{file}: not a JPEG, PNG, WebP or BMP, or damaged; save it as JPEG or PNG.') from None
     return _to_rgb(picture)
 
 
+def _size_in_header(data: bytes) -> Tuple[int, int]:
+    """Width and height, before anything is decoded.
+
+    Raises:
+        ValueError, IndexError or struct.error: if there are none.
+    """
+    if data[:8] == b'\x89PNG\r\n\x1a\n' and data[12:16] == b'IHDR':
+        return struct.unpack('>II', data[16:24])
+    if data[:4] == b'RIFF' and data[8:12] == b'WEBP':
+        if data[12:16] == b'VP8X':
+            return 1 + int.from_bytes(data[24:27], 'little'), 1 + int.from_bytes(data[27:30], 'little')
+        if data[12:16] == b'VP8L':
+            bits, = struct.unpack('<I', data[21:25])
+            return 1 + (bits & 0x3fff), 1 + (bits >> 14 & 0x3fff)
+        width, height = struct.unpack('<HH', data[26:30])
+        return width & 0x3fff, height & 0x3fff
+    if data[:2] == b'BM':
+        old = data[14:18] == b'\x0c\0\0\0'
+        width, height = struct.unpack('<HH' if old else '<ii', data[18:22 if old else 26])
+        return abs(width), abs(height)  # a negative height: the rows begin at the top
+    if data[:2] != b'\xff\xd8':
+        raise ValueError('no JPEG')
+    place = 2
+    while True:
+        if data[place] != 0xff:
+            raise ValueError('no marker of JPEG')
+        marker = data[place + 1]
+        if 0xc0 <= marker <= 0xcf and marker not in (0xc4, 0xc8, 0xcc):  # start of a frame
+            height, width = struct.unpack('>HH', data[place + 5:place + 9])
+            return width, height
+        if marker == 0xff:  # filling
+            place += 1
+        else:
+            place += 2 + int.from_bytes(data[place + 2:place + 4], 'big')
+
+
+def _decode(data: np.ndarray) -> np.ndarray:
+    """Raises a ValueError or cv2.error if that cannot be done."""
+    is_jpeg = data[:2].tobytes() == b'\xff\xd8'
+    picture = cv2.imdecode(data, cv2.IMREAD_COLOR if is_jpeg else cv2.IMREAD_UNCHANGED)
+    if picture is not None and picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3:
+        # OpenCV turns pictures as their EXIF tag says only where it makes them 8-bit BGR.
+        picture = picture if is_jpeg else cv2.imdecode(data, cv2.IMREAD_COLOR)
+    if picture is None:
+        raise ValueError('cannot be decoded')
+    return picture
+
+
 def _to_rgb(picture: np.ndarray) -> np.ndarray:
-    """What OpenCV decoded: grey, BGR or BGRA, of 8 or 16 bits or float."""
-    if picture.dtype != np.uint8:
-        white = 65535 if picture.dtype == np.uint16 else max(float(picture.max()), 1e-6)
-        picture = (picture.astype(np.float32) * (255 / white) + 0.5).clip(0, 255).astype(np.uint8)
+    """What OpenCV decoded: grey, BGR or BGRA, of 8 or 16 bits."""
+    if picture.dtype == np.uint16:
+        picture = (picture.astype(np.float32) * (255 / 65535) + 0.5).astype(np.uint8)
     if picture.ndim == 2:
         picture = picture[..., None]
     if picture.shape[2] in (2, 4):
@@ -280,6 +332,10 @@ def _check_values(config: Dict[str, Any]) -> None:
             raise ValueError('interpolation or crop_mode is not known')
         if not 0.1 <= preprocessing['crop_pct'] <= 1:
             raise ValueError('crop_pct is out of range')
+        if preprocessing['crop_mode'] == 'center' and sides[0] != sides[1]:
+            raise ValueError('input_size is not square, and crop_mode is center')
+    elif len(classes) > 256:
+        raise ValueError('masks are of 256 classes at most')
 
 
 def _check_files(folder: Path) -> List[str]:
@@ -291,6 +347,8 @@ def _check_files(folder: Path) -> List[str]:
             raise ArtifactError(f'{folder / CHECKSUMS} is damaged; copy the artifact again.')
         name = found.group(2)
         try:
+            if not (folder / name).is_file():  # a pipe would keep its reader waiting
+                raise OSError('no file')
             same = _sha256(folder / name) == found.group(1)
         except OSError:
             raise ArtifactError(f'{folder / name} is missing or cannot be read; copy the artifact again.') from None
@@ -463,8 +521,8 @@ def _main(arguments: Optional[Sequence[str]] = None) -> int:
     parser = argparse.ArgumentParser(description='Say what is in pictures, or segment them.')
     parser.add_argument('pictures', nargs='+', type=Path, metavar='PICTURE')
     parser.add_argument('--folder', type=Path, default=Path(__file__).parent, help='The artifact, if not this folder.')
-    parser.add_argument('--threads', type=int, help='By default as many as there are cores.')
-    parser.add_argument('--topk', type=int, default=1, help='Classes a picture.')
+    parser.add_argument('--threads', type=_positive, help='By default as many as there are cores.')
+    parser.add_argument('--topk', type=_positive, default=1, help='Classes a picture.')
     options = parser.parse_args(arguments)
     try:
         artifact = load(options.folder, options.threads)
@@ -472,6 +530,7 @@ def _main(arguments: Optional[Sequence[str]] = None) -> int:
         print(f'artifact: {e}', file=sys.stderr)
         return 2
     status = 0
+    written: Set[str] = set()
     for file in options.pictures:
         try:
             picture = read_picture(file)
@@ -481,15 +540,32 @@ def _main(arguments: Optional[Sequence[str]] = None) -> int:
                 shares = [(artifact.classes[i], float(probabilities[i])) for i in best]
             else:
                 mask = artifact.segment(picture)
-                cv2.imwrite(f'{file.stem}-mask.png', mask)
+                _write_mask(mask, file.stem, written)
                 counts = np.bincount(mask.ravel(), minlength=len(artifact.classes)) / mask.size
                 shares = [(name, share) for name, share in zip(artifact.classes, counts.tolist(), strict=True) if share]
         except ArtifactError as e:
-            print(f'artifact: {e}', file=sys.stderr)
+            print(f'artifact: {e}' if str(file) in str(e) else f'artifact: {file}: {e}', file=sys.stderr)
             status = 2
             continue
         print(f'{file}: ' + ', '.join(f'{name} {100 * share:.1f} %' for name, share in shares))
     return status
+
+
+def _positive(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f'{text} is less than 1')
+    return int(text)
+
+
+def _write_mask(mask: np.ndarray, stem: str, written: Set[str]) -> None:
+    """NAME-mask.png into the working folder, NAME-2-mask.png for a second picture of that name, and so on."""
+    names = (f'{stem}{number}-mask.png' for number in ('', *(f'-{i}' for i in range(2, len(written) + 3))))
+    name = next(name for name in names if name.casefold() not in written)
+    written.add(name.casefold())
+    try:
+        Path(name).write_bytes(cv2.imencode('.png', mask)[1].tobytes())
+    except OSError as e:
+        raise ArtifactError(f'{name} cannot be written ({e.strerror}); call it in another folder.') from e
 
 
 if __name__ == '__main__':

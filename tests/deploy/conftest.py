@@ -11,6 +11,7 @@ from PIL import Image
 
 from rsq_backbone.deploy import deployment as module
 from rsq_backbone.deploy.deployment import Deployment, deploy
+from rsq_backbone.deploy.measuring import Speed
 from rsq_backbone.profiler.session import Plan
 from rsq_backbone.training.finetuning import finetune
 from rsq_backbone.training.recipes import RECIPES
@@ -62,4 +63,4 @@ def artifact(deployment: Deployment, tmp_path: Path) -> Path:
 @pytest.fixture
 def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests that ask for no times: most of a deployment's."""
-    monkeypatch.setattr(module, '_measure', lambda candidates, *args: (list(candidates), module.Speed()))
+    monkeypatch.setattr(module, 'measure', lambda *args: (Speed(), {}))

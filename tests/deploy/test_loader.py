@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Callable, Dict
+from typing import Any, Callable, Dict, Set
 
 import cv2
 import numpy as np
@@ -124,36 +124,69 @@ def test_a_jpeg_is_turned_upright(tmp_path: Path) -> None:
     assert upright[35, 10, 0] < 50
 
 
-@pytest.mark.parametrize('data', [b'', b'hello', b'\xff\xd8\xff\xe0 and nothing more', b'\x89PNG\r\n\x1a\n'])
+@pytest.mark.parametrize('suffix', ['png', 'webp'])
+def test_other_files_are_turned_upright_too(tmp_path: Path, suffix: str) -> None:
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(noise(20, 40)).save(tmp_path / f'turned.{suffix}', exif=exif, lossless=True)
+    assert np.array_equal(read_picture(tmp_path / f'turned.{suffix}'), np.rot90(noise(20, 40), -1))
+
+
+@pytest.mark.parametrize('data', [
+    b'', b'hello', b'\xff\xd8\xff\xe0 and nothing more', b'\x89PNG\r\n\x1a\n', b'\xff\xd8', b'\xff\xd8' + 99 * b'\xff',
+    b'RIFF----WEBPVP8 ', b'BM', b'II*\0', b'\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x09\0\0\0\x09\x08\2\0\0\0'])
 def test_what_is_no_image_is_refused_in_one_line(data: bytes, tmp_path: Path) -> None:
     (tmp_path / 'x.jpg').write_bytes(data)
-    with pytest.raises(ArtifactError, match=r'x\.jpg: (not an image|cannot be decoded)'):
+    with pytest.raises(ArtifactError, match=r'x\.jpg: not a JPEG, PNG, WebP or BMP, or damaged'):
         read_picture(tmp_path / 'x.jpg')
     with pytest.raises(ArtifactError, match='cannot be read'):
         read_picture(tmp_path / 'missing.jpg')
 
 
-def test_a_picture_of_gigapixels_is_not_decoded(tmp_path: Path, run_python: Any) -> None:
-    """A process of its own: OpenCV reads its limit when it is loaded."""
+@pytest.mark.parametrize(('name', 'options'), [
+    ('a.png', {}), ('a.bmp', {}), ('a.jpg', {}), ('progressive.jpg', {'progressive': True, 'comment': b'x' * 9999}),
+    ('lossy.webp', {}), ('lossless.webp', {'lossless': True}), ('alpha.webp', {'lossless': True})])
+def test_a_pictures_size_is_known_before_it_is_decoded(tmp_path: Path, name: str, options: Any) -> None:
+    picture = Image.fromarray(noise(37, 61))
+    (picture.convert('RGBA') if 'alpha' in name else picture).save(tmp_path / name, **options)
+    assert loader._size_in_header((tmp_path / name).read_bytes()) == (61, 37)
+    assert read_picture(tmp_path / name).shape == (37, 61, 3)
+
+
+def test_a_picture_of_gigapixels_is_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.MAX_IMAGE_PIXELS, before = None, Image.MAX_IMAGE_PIXELS
     try:
         Image.new('1', (20_000, 20_000)).save(tmp_path / 'bomb.png')
     finally:
         Image.MAX_IMAGE_PIXELS = before
     assert (tmp_path / 'bomb.png').stat().st_size < 200_000
-    done = run_python('''
-        import resource, sys
-        from rsq_backbone.deploy.loader import ArtifactError, read_picture
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        try:
-            read_picture(sys.argv[1])
-        except ArtifactError as e:
-            print(e)
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000)
-    ''', str(tmp_path / 'bomb.png'))
-    line, small = done.stdout.splitlines()
-    assert 'bomb.png' in line
-    assert small == 'True'
+    monkeypatch.setattr(loader, '_decode', lambda data: pytest.fail('decoded'))
+    with pytest.raises(ArtifactError, match=r'bomb\.png: more than 100 million pixels; scale it down first'):
+        read_picture(tmp_path / 'bomb.png')
+
+
+def test_a_narrow_picture_is_not_scaled_up_to_gigabytes(deployment: Deployment) -> None:
+    with pytest.raises(ArtifactError, match=r'too narrow \(9999 x 3 pixels\)'):
+        load(deployment.folder).classify(noise(3, 9999))
+
+
+@pytest.mark.parametrize('options', [('--topk', '0'), ('--threads', '-1')])
+def test_numbers_below_one_are_refused(options: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        loader._main(['x.png', *options])
+    assert 'is less than 1' in capsys.readouterr().err
+
+
+def test_masks_of_pictures_of_one_name_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    written: Set[str] = set()
+    for value in range(3):
+        loader._write_mask(np.full((4, 4), value, np.uint8), 'a', written)
+    for value, name in enumerate(('a', 'a-2', 'a-3')):
+        assert np.all(np.asarray(Image.open(tmp_path / f'{name}-mask.png')) == value)
+    (tmp_path / 'b-mask.png').mkdir()
+    with pytest.raises(ArtifactError, match=r'b-mask\.png cannot be written'):
+        loader._write_mask(np.zeros((4, 4), np.uint8), 'b', written)
 
 
 # ---- artifacts ----
@@ -238,6 +271,8 @@ def test_a_truncated_network_is_found_by_its_checksum(artifact: Path) -> None:
     assert 'checksum differs' in refusal(artifact)
     file.unlink()
     assert 'is missing' in refusal(artifact)
+    os.mkfifo(file)
+    assert 'is missing' in refusal(artifact)
 
 
 @pytest.mark.parametrize('text', [
@@ -282,6 +317,8 @@ def test_other_folders_are_no_artifacts(tmp_path: Path, run: Path) -> None:
     (lambda c: c['preprocessing'].update(input_size=[10 ** 9, 64]), 'input_size is no height and width'),
     (lambda c: c['preprocessing'].update(crop_mode='border'), 'crop_mode is not known'),
     (lambda c: c['preprocessing'].update(crop_pct=0), 'crop_pct is out of range'),
+    (lambda c: c['preprocessing'].update(crop_mode='center', input_size=[64, 96]), 'input_size is not square'),
+    (lambda c: c.update(task='segmentation', classes=[str(i) for i in range(257)]), '256 classes at most'),
 ])
 def test_a_damaged_config_is_refused_in_one_line(artifact: Path, change: Any, said: str) -> None:
     rewrite(artifact, change)
