@@ -46,8 +46,9 @@ def serve(
     app = create_app(
         loaded, queue=queue, max_bytes=round(max_mb * 1e6), hosts=['127.0.0.1', 'localhost', '[::1]'] if here else None)
     shown = f'[{host}]' if ':' in host else host
+    # Uploads and waiting pictures are limited by the app: a limit of connections would count idle ones.
     server = uvicorn.Server(uvicorn.Config(
-        app, log_level='warning', limit_concurrency=64, timeout_keep_alive=5, timeout_graceful_shutdown=5))
+        app, log_level='warning', timeout_keep_alive=5, timeout_graceful_shutdown=5))
     try:
         listening.listen()  # who follows the address at once waits instead of being refused
         print_path(f'http://{shown}:{listening.getsockname()[1]}   (Ctrl-C ends it)')

@@ -1,5 +1,4 @@
 """A web page and an interface for programs around one artifact."""
-import asyncio
 import base64
 import io
 import tempfile
@@ -11,10 +10,11 @@ from typing import Any, Dict, List, Optional
 import anyio
 import numpy as np
 from fastapi import FastAPI, HTTPException, Request
-from fastapi.responses import HTMLResponse, Response
+from fastapi.responses import Response
 from PIL import Image
 from pydantic import BaseModel, Field
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import ClientDisconnect
 
 import rsq_backbone
 from rsq_backbone.deploy.loader import Artifact, ArtifactError
@@ -24,6 +24,7 @@ __all__ = ['create_app']
 
 _TOPK = 5
 _UPLOAD_SECONDS = 30.0
+_MOST_UPLOADS = 16  # at once: each may fill max_bytes of memory
 # How the files begin that `read_image` takes; a WebP has its name behind a length.
 _BEGINNINGS = (b'\xff\xd8\xff', b'\x89PNG\r\n\x1a\n', b'BM', b'GIF8', b'II*\0', b'MM\0*', b'P5', b'P6', b'RIFF')
 _PAGE = {'page.html': 'text/html', 'page.css': 'text/css', 'page.js': 'text/javascript'}
@@ -85,7 +86,7 @@ def create_app(
     if hosts is not None:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
     one_at_a_time = anyio.CapacityLimiter(1)
-    waiting = 0
+    uploading = waiting = 0
 
     @app.middleware('http')
     async def secure(request: Request, call_next: Any) -> Response:
@@ -115,12 +116,19 @@ def create_app(
             'content': {'image/*': picture, 'application/octet-stream': picture}}})
     async def predict(request: Request) -> Dict[str, Any]:
         """The classes of a picture, or of its pixels: `curl --data-binary @photo.jpg http://127.0.0.1:8000/predict`."""
-        nonlocal waiting
-        data = await _body(request, max_bytes)
+        nonlocal uploading, waiting
+        busy = HTTPException(503, 'too many pictures wait; try again in a second.', {'Retry-After': '1'})
+        if uploading >= _MOST_UPLOADS:
+            raise busy
+        uploading += 1
+        try:
+            data = await _body(request, max_bytes)
+        finally:
+            uploading -= 1
         if not data.startswith(_BEGINNINGS):
             raise HTTPException(415, 'not a JPEG, PNG, WebP, BMP, GIF or TIFF; save the picture as one of these.')
         if waiting > queue:
-            raise HTTPException(503, 'too many pictures wait; try again in a second.', {'Retry-After': '1'})
+            raise busy
         waiting += 1
         try:
             return await anyio.to_thread.run_sync(_answer, artifact, data, limiter=one_at_a_time)
@@ -134,8 +142,7 @@ def create_app(
     for name, kind in _PAGE.items():
         text = files('rsq_backbone.deploy').joinpath('page', name).read_text(encoding='utf-8')
         path = '/' if name == 'page.html' else f'/{name}'
-        answer = HTMLResponse(text) if name == 'page.html' else Response(text, media_type=kind)
-        app.add_api_route(path, _always(answer), methods=['GET'], include_in_schema=False)
+        app.add_api_route(path, _always(Response(text, media_type=kind)), methods=['GET'], include_in_schema=False)
     return app
 
 
@@ -158,8 +165,10 @@ async def _body(request: Request, most: int) -> bytes:
                 data += chunk
                 if len(data) > most:
                     raise too_large
-    except (TimeoutError, asyncio.TimeoutError):
+    except TimeoutError:
         raise HTTPException(408, f'the upload took more than {_UPLOAD_SECONDS:g} seconds.') from None
+    except ClientDisconnect:  # nobody is left to answer; else a traceback would be
+        raise HTTPException(400, 'the upload broke off.') from None
     return bytes(data)
 
 

@@ -4,6 +4,7 @@ import itertools
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -217,6 +218,31 @@ def test_a_bounded_load_of_good_and_bad_pictures_is_answered_and_survived(
     assert process.poll() is None
     with urllib.request.urlopen(f'{url}/healthz', timeout=20) as answer:
         assert json.load(answer)['status'] == 'ok'
+
+
+def test_idle_connections_and_broken_uploads_leave_it_quiet_and_answering(
+        server: Tuple[str, 'subprocess.Popen[str]']) -> None:
+    url, process = server
+    address = '127.0.0.1', int(url.rpartition(':')[2])
+    idle = [socket.create_connection(address) for _ in range(80)]
+    for connection in idle[:8]:
+        connection.sendall(b'POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nhalf')
+    for connection in idle[:4]:
+        connection.close()
+    request = urllib.request.Request(f'{url}/predict', RED, method='POST')
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        assert answer.status == 200
+    for connection in idle:
+        connection.close()
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=30) == ('stopped\n', '')
+
+
+def test_more_uploads_at_once_than_memory_is_for_are_turned_away(
+        artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr('rsq_backbone.deploy.serve._MOST_UPLOADS', 0)
+    answer = TestClient(create_app(artifact)).post('/predict', content=RED)
+    assert (answer.status_code, answer.headers['Retry-After']) == (503, '1')
 
 
 def test_ctrl_c_ends_it_quietly(server: Tuple[str, 'subprocess.Popen[str]']) -> None:
