@@ -7,24 +7,24 @@ nine; the ratio is that of the rounds in which they took their turns together. S
 """
 import dataclasses
 import json
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Callable, Dict, List, Optional
 
 import timm
-import torch
 import torch.nn as nn
 import torchvision
 import typer
 from measuring import environment
-from networks import LITE, OURS
+from networks import LITE, OURS, Case, subjects
 from printing import in_existing_folder, markdown_table, progress_bar, run
 
+from rsq_backbone.machine import machine
 from rsq_backbone.profiler.measure import profile
 from rsq_backbone.profiler.session import Plan
 from rsq_backbone.profiler.statistics import Interval, paired_ratio
-from rsq_backbone.profiler.subjects import module_subject
-from rsq_backbone.profiler.summary import disturbances, machine_line
+from rsq_backbone.profiler.summary import disturbances
 
 SQUEEZENET = 'squeezenet1_1'
 NETWORKS: Dict[str, Callable[[int], nn.Module]] = {
@@ -42,26 +42,24 @@ class Row:
     classes: int
     runtime: str
     milliseconds: Dict[str, float]  # medians, by network
+    calls: Dict[str, int]  # that the medians are of, by network
     ratios: Dict[str, Interval]  # to SqueezeNet's
     verdict: str  # whether the lite network meets the goal
 
 
-def measure(classes: int, runtime: str, lines: List[str]) -> Row:
+def measure(classes: int, runtime: str, notes: List[str]) -> Row:
+    cases = {name: Case(name, partial(build, classes), 227) for name, build in NETWORKS.items()}
     with TemporaryDirectory() as folder:
-        subjects = []
-        for name, build in NETWORKS.items():
-            own = Path(folder) / name
-            own.mkdir()
-            subjects.append(module_subject(build(classes).eval(), [torch.zeros(1, 3, 227, 227)], own, name))
-        found = profile(subjects, runtimes=[runtime], threads=[1], plan=PLAN)
-    lines[:] = [machine_line(found), *lines[1:], *disturbances(found)]
+        found = profile(subjects(cases, Path(folder)), runtimes=[runtime], threads=[1], plan=PLAN)
+    notes += disturbances(found)
     latencies = {result.case.model: result.latency for result in found.cases if result.latency}
     ratios = {
         name: paired_ratio(latency.rounds, latencies[SQUEEZENET].rounds) for name, latency in latencies.items()}
     high = ratios[LITE].high
     verdict = 'undecided' if high is None else 'met' if high <= GOAL else 'missed'
     return Row(classes, runtime, {
-        name: 1e3 * latency.p50.value for name, latency in latencies.items() if latency.p50}, ratios, verdict)
+        name: 1e3 * latency.p50.value for name, latency in latencies.items() if latency.p50}, {
+        name: len(latency.samples) for name, latency in latencies.items()}, ratios, verdict)
 
 
 def main(
@@ -70,22 +68,25 @@ def main(
 ) -> None:
     """Measure the lite network beside SqueezeNet 1.1 in every runtime."""
     rows: List[Row] = []
-    lines: List[str] = []
+    notes: List[str] = []
     plans = [(classes, runtime) for classes in (1000, 9) for runtime in RUNTIMES]
     with progress_bar(len(plans)) as advance:
         for classes, runtime in plans:
             advance(f'{classes} classes, {runtime}', 0)
-            rows.append(measure(classes, runtime, lines))
+            rows.append(measure(classes, runtime, notes))
             advance(f'{classes} classes, {runtime}', 1)
     print(markdown_table([
         ['classes', 'runtime', f'{SQUEEZENET}, ms', f'{LITE}, ms', f'{OURS}, ms', f'{LITE} / {SQUEEZENET}',
          f'goal <= {GOAL}'],
         *([str(row.classes), row.runtime, *(f'{row.milliseconds[name]:.2f}' for name in NETWORKS),
            str(row.ratios[LITE]), row.verdict] for row in rows)]))
-    print('\n' + '\n'.join(dict.fromkeys(lines)))
+    calls = [count for row in rows for count in row.calls.values()]
+    print(f'\n{machine()["cpu"]}, 1 thread; medians of {min(calls)} to {max(calls)} calls; ratios: median of the '
+          'rounds with its 95 % interval.')
+    print('\n'.join(dict.fromkeys(notes)))
     if json_file is not None:
         json_file.write_text(json.dumps({
-            'environment': environment(), 'rows': [dataclasses.asdict(row) for row in rows], 'notes': lines},
+            'environment': environment(), 'rows': [dataclasses.asdict(row) for row in rows], 'notes': notes},
             indent=2) + '\n')
 
 

@@ -1,8 +1,8 @@
-"""Res-SqueezeNet beside the paper's five other networks and five later small ones, as a weak CPU runs them.
+"""Both networks of this package beside the paper's five others and five later small ones, as a weak CPU runs them.
 
     python benchmarks/low_end.py --output low-end/
 
-The profiler's figures for eleven networks in four runtimes at one and two threads, batch 1, each at its own input
+The profiler's figures for twelve networks in four runtimes at one and two threads, batch 1, each at its own input
 size, with random weights. Some twenty minutes on two cores. The folder gets profile.json (raw samples), table.md and
 profile.html.
 """
@@ -10,16 +10,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, List
 
-import torch
 import typer
-from networks import CASES
+from networks import CASES, subjects
 from printing import markdown_table, progress_bar, run
 
 from rsq_backbone.files import write_text
 from rsq_backbone.profiler.files import write_profile
 from rsq_backbone.profiler.measure import Plan, profile
 from rsq_backbone.profiler.profile import CaseResult, Profile
-from rsq_backbone.profiler.subjects import module_subject
 from rsq_backbone.profiler.summary import disturbances, machine_line, megabytes, milliseconds
 from rsq_backbone.reports.profile_page import write_profile_page
 
@@ -60,14 +58,8 @@ def main(output: Annotated[Path, typer.Option(help='Folder for the results.')]) 
     """Profile small networks on this machine."""
     output.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory() as folder, progress_bar(1) as advance:
-        subjects = []
-        for name, case in CASES.items():
-            own = Path(folder) / name
-            own.mkdir()
-            shape = torch.zeros(1, 3, case.input_size, case.input_size)  # filled with noise
-            subjects.append(module_subject(case.build().eval(), [shape], own, name))
         found = profile(
-            subjects, runtimes=RUNTIMES, threads=THREADS, plan=PLAN,
+            subjects(CASES, Path(folder)), runtimes=RUNTIMES, threads=THREADS, plan=PLAN,
             progress=lambda what, done, total: advance(f'{what} {done}/{total or "?"}', 0))
     write_profile(found, output / 'profile.json')
     write_profile_page(found, output / 'profile.html')

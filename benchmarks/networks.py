@@ -1,6 +1,7 @@
 """The networks that the benchmark compares, and res_squeezenet's operations without its class."""
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, List
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Mapping
 
 import timm
 import torch
@@ -9,6 +10,7 @@ import torchvision
 from timm.utils import reparameterize_model
 
 import rsq_backbone  # noqa: F401  registers res_squeezenet
+from rsq_backbone.profiler.subjects import Subject, module_subject
 
 OURS, LITE, REFERENCE = 'res_squeezenet', 'res_squeezenet_lite', 'resnet18'
 
@@ -18,6 +20,17 @@ class Case:
     source: str
     build: Callable[[], nn.Module]
     input_size: int = 224
+
+
+def subjects(cases: Mapping[str, Case], folder: Path) -> List[Subject]:
+    """The networks for the profiler, with files of theirs in a folder."""
+    found: List[Subject] = []
+    for name, case in cases.items():
+        own = folder / name
+        own.mkdir()
+        shape = torch.zeros(1, 3, case.input_size, case.input_size)  # the profiler fills it with noise
+        found.append(module_subject(case.build().eval(), [shape], own, name))
+    return found
 
 
 def _timm(name: str) -> Case:

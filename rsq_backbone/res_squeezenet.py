@@ -30,7 +30,7 @@ from timm.layers import SelectAdaptivePool2d
 from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
 
-__all__ = ['ResSqueezeNet']
+__all__ = ['VARIANTS', 'ResSqueezeNet']
 
 # Width of the squeeze and of each of the two expand convolutions, fire2 .. fire9, by stage.
 _FIRE_STAGES = (
@@ -39,6 +39,8 @@ _FIRE_STAGES = (
     ((48, 192), (48, 192), (64, 256), (64, 256)),
 )
 _BOTTLENECK_WIDTH = 96  # of res_squeezenet_lite's residual stage
+# What sets the networks apart, by name.
+VARIANTS: Dict[str, Dict[str, Any]] = {'res_squeezenet': {}, 'res_squeezenet_lite': {'residual_block': 'bottleneck'}}
 _BUNDLED_WEIGHTS = Path(__file__).parent / 'weights' / 'res_squeezenet.caffe_in1k.safetensors'
 
 
@@ -581,12 +583,12 @@ default_cfgs = generate_default_cfgs({
 
 def _create(variant: str, pretrained: bool, **kwargs: Any) -> ResSqueezeNet:
     """The paper's geometry for classification, the aligned one for `features_only`."""
-    model_args = dict(geometry='aligned' if kwargs.get('features_only', False) else 'paper')
+    geometry = 'aligned' if kwargs.get('features_only', False) else 'paper'
     return build_model_with_cfg(
         ResSqueezeNet, variant, pretrained,
         pretrained_filter_fn=checkpoint_filter_fn,
         feature_cfg=dict(out_indices=(0, 1, 2, 3, 4), flatten_sequential=True),
-        **dict(model_args, **kwargs),
+        **{'geometry': geometry, **VARIANTS[variant], **kwargs},
     )
 
 
@@ -599,4 +601,4 @@ def res_squeezenet(pretrained: bool = False, **kwargs: Any) -> ResSqueezeNet:
 @register_model
 def res_squeezenet_lite(pretrained: bool = False, **kwargs: Any) -> ResSqueezeNet:
     """Res-SqueezeNet with a residual stage of bottleneck blocks, 1.6 M parameters."""
-    return _create('res_squeezenet_lite', pretrained, **dict(dict(residual_block='bottleneck'), **kwargs))
+    return _create('res_squeezenet_lite', pretrained, **kwargs)

@@ -15,11 +15,10 @@ import torch.nn as nn
 from segmentation_models_pytorch.encoders._base import EncoderMixin
 from timm.models import checkpoint_seq
 
-from rsq_backbone.res_squeezenet import ResSqueezeNet, checkpoint_filter_fn, default_cfgs
+from rsq_backbone.res_squeezenet import VARIANTS, ResSqueezeNet, checkpoint_filter_fn, default_cfgs
 
 __all__ = ['ResSqueezeNetEncoder', 'register_smp']
 
-_VARIANTS: Dict[str, Dict[str, Any]] = {'res_squeezenet': {}, 'res_squeezenet_lite': {'residual_block': 'bottleneck'}}
 _REPO_ID = 'rsq-backbone/res_squeezenet.caffe_in1k'  # one ImageNet start for all variants
 # Names this version of the bundled weights: the first 40 digits of the file's SHA-256.
 _REVISION = '53739627d97647763575b163da5640a0022b65d9'
@@ -125,7 +124,7 @@ def _place_in_hub_cache(repo_id: str, revision: str) -> None:
 
 def register_smp() -> None:
     """Enter the variants into smp's registry. Importing `rsq_backbone` does this by itself, with smp's import."""
-    for name, params in _VARIANTS.items():
+    for name, params in VARIANTS.items():
         smp.encoders.encoders[name] = {
             'encoder': ResSqueezeNetEncoder,
             'pretrained_settings': _BundledSettings(imagenet={'repo_id': _REPO_ID, 'revision': _REVISION}),

@@ -36,7 +36,7 @@ _WEIGHTS, _CONFIG = 'model.safetensors', 'config.json'
 @dataclass(frozen=True)
 class Subject:
     name: str  # as the user named it
-    kind: str  # 'timm', 'smp', 'classifier' or 'segmentation' (a run's folder), 'onnx' or 'module'
+    kind: str  # 'timm', 'smp', 'classifier' or 'segmentation' (a run's folder), 'onnx' (or OpenVINO's .xml) or 'module'
     input_size: Size  # channels, height, width that it is profiled with where the user names none
     file: Optional[str] = None  # the folder, ONNX file or saved module
     bytes_on_disk: Optional[int] = None  # of the weights
