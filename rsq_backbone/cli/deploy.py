@@ -17,7 +17,7 @@ def deploy(
         target: Annotated[Optional[str], typer.Option(
             help='onnx, openvino, ncnn or torch-export. By default the faster of onnx and openvino.')] = None,
         precision: Annotated[Optional[str], typer.Option(
-            help='fp32, bf16 or int8. By default whatever is fastest.')] = None,
+            help='fp32, fp16, bf16 or int8. By default whatever is fastest.')] = None,
         calibration: Annotated[Optional[Path], typer.Option(
             metavar='FOLDER', help='Pictures for int8 to find the ranges of activations by. By default those that the '
             'run was trained on.')] = None,

@@ -22,8 +22,8 @@ def profile(
             metavar='[MODEL]...', help='timm names, smp:Architecture:encoder, run folders, ONNX files; or compare '
             'OLD.json NEW.json. res_squeezenet if not given.')] = None,
         runtime: Annotated[Optional[str], typer.Option(
-            help='Of eager, eager-channels-last, compile, onnxruntime, openvino, openvino-bf16; with commas. All that '
-            'are installed, without compile and openvino-bf16, if not given.')] = None,
+            help='Of eager, eager-channels-last, compile, onnxruntime, openvino, openvino-bf16, openvino-fp16; with '
+            'commas. All that are installed, without compile, openvino-bf16 and openvino-fp16, if not given.')] = None,
         threads: Annotated[str, typer.Option(
             help='Of one operation, with commas; as many as there are physical cores if not given.')] = '',
         batch: Annotated[str, typer.Option(help='Pictures a call, with commas.')] = '1',

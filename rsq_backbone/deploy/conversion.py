@@ -21,7 +21,7 @@ from rsq_backbone.runtimes.export import write_onnx
 
 __all__ = ['PRECISIONS', 'TARGETS', 'Conversion', 'Converted', 'Target', 'check_available', 'precisions_of']
 
-PRECISIONS = ('fp32', 'bf16', 'int8')
+PRECISIONS = ('fp32', 'fp16', 'bf16', 'int8')  # what is wished for may give way to one before it
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ _EXPORT = ('onnx', 'onnxscript')
 TARGETS: Dict[str, Target] = {
     'openvino': Target('openvino', {
         'fp32': (*_EXPORT, 'openvino'),
+        'fp16': (*_EXPORT, 'openvino'),
         'bf16': (*_EXPORT, 'openvino'),
         'int8': (*_EXPORT, 'openvino', 'nncf'),
     }, 'deploy'),
@@ -100,8 +101,9 @@ class Conversion:
 
         Args:
             target: A name of TARGETS.
-            precision: Of its precisions. bf16 stores weights in half the bytes and leaves it to the runtime to compute
-                in bfloat16; int8 quantises weights and activations of convolutions after training.
+            precision: Of its precisions. fp16 and bf16 store weights in half the bytes, as float16, and leave it to the
+                runtime to compute in float16 or bfloat16; int8 quantises weights and activations of convolutions after
+                training.
             calibration: (N, 3, H, W) float32, preprocessed pictures by which int8 finds the ranges of activations.
             careful: Of int8, keep the classifier in float32, the last layer with weights.
 

@@ -24,7 +24,7 @@ from rsq_backbone.deploy.deployable import Deployable
 from rsq_backbone.deploy.loader import Artifact, ArtifactError, load
 from rsq_backbone.deploy.measuring import Speed, measure
 from rsq_backbone.errors import UserError
-from rsq_backbone.machine import cpu_computes_bfloat16, machine, versions
+from rsq_backbone.machine import machine, versions
 from rsq_backbone.profiler.cores import usable_cores
 from rsq_backbone.profiler.session import Plan
 from rsq_backbone.progress import Progress, silent
@@ -35,7 +35,8 @@ __all__ = ['Candidate', 'Deployment', 'deploy']
 
 # What is tried where the user has no wish, the most exact first.
 _CANDIDATES = (
-    ('onnx', 'fp32'), ('openvino', 'fp32'), ('openvino', 'bf16'), ('onnx', 'int8'), ('openvino', 'int8'))
+    ('onnx', 'fp32'), ('openvino', 'fp32'), ('openvino', 'fp16'), ('openvino', 'bf16'), ('onnx', 'int8'),
+    ('openvino', 'int8'))
 _PLAN = Plan(seconds=3, samples=64, rounds=12, limit=15)
 # Two sets of float32 kernels through some thirty convolutions; of the largest logit.
 _FLOAT32_TOLERANCE = 1e-3
@@ -103,7 +104,7 @@ def deploy(
         data: Pictures with classes, as `evaluate` takes them, or with masks, as the demos take them; by default the
             run's own validation pictures.
         target: A name of TARGETS; by default what is fastest of ONNX and OpenVINO.
-        precision: 'fp32', 'bf16' or 'int8'; by default whatever is fastest.
+        precision: 'fp32', 'fp16', 'bf16' or 'int8'; by default whatever is fastest.
         calibration: Folder of pictures for int8; by default those that the run was trained on.
         max_drop: Points that may be lost.
         threads: To run with; by default as many as there are cores to use.
@@ -249,11 +250,14 @@ class _Trial:
     def _artifact(self, candidate: Candidate) -> Artifact:
         """As whoever loads it will have it."""
         target, precision = candidate.target, candidate.precision
-        if precision == 'bf16' and not cpu_computes_bfloat16():
-            raise UserError('this processor does not compute in bfloat16')
         self._progress(f'converting to {candidate.name}', 0, None)
         converted = self._conversion.convert(target, precision, self._calibration, candidate.careful)
         self.converted[candidate.name] = converted
+        if precision in ('fp16', 'bf16'):
+            from rsq_backbone.runtimes.openvino import computes  # the target of both
+
+            if not computes({'fp16': 'f16', 'bf16': 'bf16'}[precision]):
+                raise UserError(f'this processor does not compute in {precision}')
         folder = converted.files[0].parent.with_name(f'{converted.files[0].parent.name}-artifact')
         write_artifact(folder, converted.files, {
             **self._deployable.config, **_conversion_config(target, precision, converted)})

@@ -438,7 +438,7 @@ def _openvino(
         'PERFORMANCE_HINT': 'LATENCY',
         'NUM_STREAMS': 1,
         'INFERENCE_NUM_THREADS': threads,
-        'INFERENCE_PRECISION_HINT': 'bf16' if config['precision'] == 'bf16' else 'f32',
+        'INFERENCE_PRECISION_HINT': {'fp16': 'f16', 'bf16': 'bf16'}.get(config['precision'], 'f32'),
         'ENABLE_CPU_PINNING': False,
         'CPU_DENORMALS_OPTIMIZATION': True,
     })

@@ -14,7 +14,7 @@ __all__ = ['Speed', 'measure', 'measured_case', 'speed']
 # The profiler's runtime by target and precision; others it does not measure.
 _RUNTIMES = {
     ('onnx', 'fp32'): 'onnxruntime', ('onnx', 'int8'): 'onnxruntime', ('openvino', 'fp32'): 'openvino',
-    ('openvino', 'bf16'): 'openvino-bf16', ('openvino', 'int8'): 'openvino'}
+    ('openvino', 'fp16'): 'openvino-fp16', ('openvino', 'bf16'): 'openvino-bf16', ('openvino', 'int8'): 'openvino'}
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,9 @@ RUNTIMES: Dict[str, RuntimeEntry] = {
         'rsq_backbone.runtimes.onnx_runtime', 'OnnxRuntime', ('onnxruntime',), 'pip install "rsq-backbone[onnx]"',
         needs_file=True),
     'openvino': _OPENVINO,
-    'openvino-bf16': replace(_OPENVINO, class_name='OpenVinoBf16', by_default=False),  # other numbers than the others'
+    # Other numbers than the others'.
+    'openvino-bf16': replace(_OPENVINO, class_name='OpenVinoBf16', by_default=False),
+    'openvino-fp16': replace(_OPENVINO, class_name='OpenVinoFp16', by_default=False),
 }
 
 # As each library reads them, once, when it is loaded: oneDNN's and MKL's names for what ATen calls its capability. MKL

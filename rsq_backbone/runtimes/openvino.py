@@ -19,7 +19,15 @@ finally:
     else:
         sys.modules['openvino_telemetry'] = _telemetry
 
-__all__ = ['OpenVino', 'OpenVinoBf16']
+__all__ = ['OpenVino', 'OpenVinoBf16', 'OpenVinoFp16', 'computes']
+
+# OpenVINO's names of what a processor can have.
+_CAPABILITIES = {'bf16': ('BF16', 'bfloat16'), 'f16': ('FP16', 'float16')}
+
+
+def computes(precision: str) -> bool:
+    """Whether this processor has instructions for 'bf16' or 'f16'; without them OpenVINO takes float32 instead."""
+    return _CAPABILITIES[precision][0] in openvino.Core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
 
 
 class OpenVino(Runtime):
@@ -84,5 +92,12 @@ class OpenVinoBf16(OpenVino):
 
     def __init__(self, threads: int, device: str = 'cpu') -> None:
         super().__init__(threads, device)
-        if 'BF16' not in self._core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES'):
-            raise UserError('this processor does not compute in bfloat16; choose --runtime openvino.')
+        if not computes(self.precision):
+            raise UserError(
+                f'this processor does not compute in {_CAPABILITIES[self.precision][1]}; choose --runtime openvino.')
+
+
+class OpenVinoFp16(OpenVinoBf16):
+    """In float16, where the processor computes in it."""
+
+    precision: ClassVar[str] = 'f16'

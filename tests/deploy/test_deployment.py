@@ -17,7 +17,7 @@ from rsq_backbone.deploy.deployment import Deployment, deploy
 from rsq_backbone.deploy.loader import ArtifactError, load
 from rsq_backbone.errors import UserError
 from rsq_backbone.evaluation import evaluate
-from rsq_backbone.machine import cpu_computes_bfloat16
+from rsq_backbone.machine import cpu_flags
 from rsq_backbone.training.run_folder import RunFolder
 
 # ---- conversion ----
@@ -110,7 +110,8 @@ def test_a_target_that_is_not_installed_is_named_with_its_line(
 
 def test_the_fastest_that_keeps_the_promise_is_written(deployment: Deployment, run: Path) -> None:
     names = {f'{one.target} {one.precision}' for one in deployment.candidates}
-    assert names == {'onnx fp32', 'openvino fp32', 'openvino bf16', 'onnx int8', 'openvino int8'}
+    assert names == {
+        'onnx fp32', 'openvino fp32', 'openvino fp16', 'openvino bf16', 'onnx int8', 'openvino int8'}
     sound = [one for one in deployment.candidates if one.status == 'sound']
     times = [one.speed.p50 for one in sound]
     assert None not in times
@@ -120,7 +121,10 @@ def test_the_fastest_that_keeps_the_promise_is_written(deployment: Deployment, r
         assert one.speed.memory > 1e7
         assert one.speed.ratio.median == pytest.approx(one.speed.p50 / deployment.eager.p50, rel=0.5)
     unavailable = [one.name for one in deployment.candidates if one.status == 'not available']
-    assert unavailable == ([] if cpu_computes_bfloat16() else ['openvino bf16'])
+    flags = cpu_flags()
+    assert ('openvino bf16' in unavailable) == flags.isdisjoint({'avx512_bf16', 'amx_bf16', 'bf16'})
+    assert ('openvino fp16' in unavailable) == flags.isdisjoint({'avx512_fp16', 'amx_fp16', 'asimdhp'})
+    assert set(unavailable) <= {'openvino bf16', 'openvino fp16'}
     assert [one.same_classes for one in sound if one.precision == 'fp32'] == [1, 1]
 
 
@@ -164,7 +168,8 @@ def test_what_loses_too_much_gives_way_to_the_next_precision(
     assert (result.chosen.precision, result.chosen.status) == ('fp32', 'sound')
     assert result.notes == (
         'int8 is not to be had here at this accuracy; bf16 takes its place.',
-        'bf16 is not to be had here at this accuracy; fp32 takes its place.')
+        'bf16 is not to be had here at this accuracy; fp16 takes its place.',
+        'fp16 is not to be had here at this accuracy; fp32 takes its place.')
     assert json.loads((tmp_path / 'a' / 'config.json').read_text())['precision'] == 'fp32'
 
 
@@ -236,7 +241,7 @@ def test_pictures_that_are_gone_are_asked_for(
 
 @pytest.mark.parametrize(('options', 'said'), [
     ({'target': 'tflite'}, "unknown target 'tflite'"),
-    ({'precision': 'fp4'}, "unknown precision 'fp4'; choose of fp32, bf16, int8"),
+    ({'precision': 'fp4'}, "unknown precision 'fp4'; choose of fp32, fp16, bf16, int8"),
     ({'target': 'onnx', 'precision': 'bf16'}, 'onnx has no bf16; choose of fp32, int8'),
 ])
 def test_wishes_that_cannot_be_met_are_refused_before_any_work(

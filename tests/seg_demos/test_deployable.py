@@ -55,7 +55,8 @@ def judged(root):
 
 def test_every_candidate_is_judged_by_the_masks_of_the_run(deployment, root):
     assert {(one.target, one.precision) for one in deployment.candidates} == {
-        ('onnx', 'fp32'), ('openvino', 'fp32'), ('openvino', 'bf16'), ('onnx', 'int8'), ('openvino', 'int8')}
+        ('onnx', 'fp32'), ('openvino', 'fp32'), ('openvino', 'fp16'), ('openvino', 'bf16'), ('onnx', 'int8'),
+        ('openvino', 'int8')}
     assert (deployment.task, deployment.metric, deployment.input_size) == ('segmentation', 'mean_iou', (96, 96))
     assert deployment.pictures == len(judged(root)) == 7
     sound = [one for one in deployment.candidates if one.status == 'sound']
