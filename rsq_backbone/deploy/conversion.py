@@ -5,7 +5,7 @@ import logging
 import os
 import shutil
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -274,17 +274,16 @@ def _without_reports() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep off the terminal what libraries and the programs that they start print there."""
+    """Keep off the terminal, and off a notebook, what libraries and the programs that they start print there."""
     sys.stdout.flush()
     sys.stderr.flush()
     kept: Sequence[Tuple[int, int]] = [(stream, os.dup(stream)) for stream in (1, 2)]
-    nothing = os.open(os.devnull, os.O_WRONLY)
-    try:
-        for stream, _ in kept:
-            os.dup2(nothing, stream)
-        yield
-    finally:
-        for stream, copied in kept:
-            os.dup2(copied, stream)
-            os.close(copied)
-        os.close(nothing)
+    with open(os.devnull, 'w', encoding='utf-8') as nothing, redirect_stdout(nothing), redirect_stderr(nothing):
+        try:
+            for stream, _ in kept:
+                os.dup2(nothing.fileno(), stream)
+            yield
+        finally:
+            for stream, copied in kept:
+                os.dup2(copied, stream)
+                os.close(copied)

@@ -14,7 +14,7 @@ from rsq_backbone.deploy import deployment as module
 from rsq_backbone.deploy.artifact import write_artifact
 from rsq_backbone.deploy.conversion import TARGETS, Conversion
 from rsq_backbone.deploy.deployment import Deployment, deploy
-from rsq_backbone.deploy.loader import ArtifactError, load
+from rsq_backbone.deploy.loader import Artifact, ArtifactError, load
 from rsq_backbone.errors import UserError
 from rsq_backbone.evaluation import evaluate
 from rsq_backbone.machine import cpu_flags
@@ -58,6 +58,92 @@ def test_int8_files_are_a_quarter_of_the_size(
     weights = sum(p.numel() for p in network.parameters())
     assert sizes[0] > 4 * weights
     assert weights < sizes[1] < most * sizes[0] + 300_000  # what is not weights does not shrink
+
+
+def quantised_weights(model: Any) -> bool:
+    """Whether the last convolution of an OpenVINO network has its weights in int8."""
+    last = [one for one in model.get_ordered_ops() if one.get_type_name() == 'Convolution'][-1]
+    waiting, kinds = [last.input_value(1).get_node()], set()
+    while waiting:
+        node = waiting.pop()
+        kinds.add((node.get_type_name(), node.get_output_element_type(0).get_type_name()))
+        waiting += [value.get_node() for value in node.input_values()]
+    return ('Constant', 'i8') in kinds
+
+
+@pytest.mark.parametrize('target', ['onnx', 'openvino'])
+def test_careful_int8_keeps_the_classifier_in_float32(
+        target: str, network: torch.nn.Module, tmp_path: Path) -> None:
+    import onnx
+    import openvino
+
+    pictures = np.random.default_rng(0).standard_normal((10, 3, 64, 64), dtype=np.float32)
+    conversion = Conversion(network, (64, 64), tmp_path)
+    quantised = []
+    for careful in (False, True):
+        file = conversion.convert(target, 'int8', pictures, careful).files[0]
+        if target == 'onnx':
+            nodes = list(onnx.load(str(file)).graph.node)
+            makers = {output: node for node in nodes for output in node.output}
+            last = [node for node in nodes if node.op_type == 'Conv'][-1]
+            quantised.append(last.input[1] in makers)  # by a DequantizeLinear; float32 is no node's output
+        else:
+            model = openvino.Core().read_model(str(file))
+            quantised.append(quantised_weights(model))
+            [mean] = [one for one in model.get_ordered_ops() if one.get_type_name() == 'ReduceMean']
+            assert mean.input_value(0).get_node().get_type_name() == 'Add'  # logits are never rounded to 255 steps
+    assert quantised == [True, False]
+
+
+@pytest.mark.parametrize(('target', 'precision'), [
+    ('openvino', 'fp16'), ('openvino', 'bf16'), ('openvino', 'int8'), ('onnx', 'int8')])
+def test_smaller_files_are_written_in_silence_and_give_the_same_classes(
+        target: str, precision: str, network: torch.nn.Module, photos: Path, tmp_path: Path,
+        capfd: pytest.CaptureFixture[str]) -> None:
+    config = {**CONFIG, 'target': target}
+    preprocess = Artifact(Path(), config, lambda batch: batch).preprocess
+    pictures = np.concatenate([
+        preprocess(np.asarray(Image.open(file).convert('RGB'))) for file in sorted(photos.rglob('*.png'))])
+    capfd.readouterr()
+    converted = Conversion(network, (64, 64), tmp_path).convert(target, precision, pictures)
+    assert capfd.readouterr() == ('', '')
+    assert (converted.dynamic_batch, converted.dynamic_size) == (True, True)
+    write_artifact(tmp_path / 'artifact', converted.files, {
+        **config, **module._conversion_config(target, precision, converted)})
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(pictures)).numpy()
+    found = load(tmp_path / 'artifact', threads=1).run(pictures)
+    assert (found.argmax(1) == expected.argmax(1)).mean() > 0.95
+    least = {'fp16': 0.005, 'bf16': 0.03, 'int8': 0.2}[precision]  # pictures of one colour span few of int8's steps
+    assert np.abs(found - expected).mean() < least * np.abs(expected).mean()
+
+
+def test_batch_norms_are_folded_into_convolutions(network: torch.nn.Module, tmp_path: Path) -> None:
+    import onnx
+    import openvino
+
+    norms = sum(isinstance(one, torch.nn.BatchNorm2d) for one in network.modules())
+    assert norms == 6
+    conversion = Conversion(network, (64, 64), tmp_path)
+    [file] = conversion.convert('onnx', 'fp32').files
+    kinds = [node.op_type for node in onnx.load(str(file)).graph.node]
+    convolutions = sum(isinstance(one, torch.nn.Conv2d) for one in network.modules())
+    assert (kinds.count('BatchNormalization'), kinds.count('Conv')) == (0, convolutions)
+    compiled = openvino.Core().compile_model(str(conversion.convert('openvino', 'fp32').files[0]), 'CPU')
+    assert not any('norm' in one.get_friendly_name().lower() for one in compiled.get_runtime_model().get_ordered_ops())
+
+
+def test_an_int8_onnx_file_runs_in_openvino_too(network: torch.nn.Module, tmp_path: Path) -> None:
+    import onnxruntime
+    import openvino
+
+    pictures = np.random.default_rng(0).standard_normal((10, 3, 64, 64), dtype=np.float32)
+    [file] = Conversion(network, (64, 64), tmp_path).convert('onnx', 'int8', pictures).files
+    session = onnxruntime.InferenceSession(str(file), providers=['CPUExecutionProvider'])
+    expected = session.run(None, {'image': pictures})
+    found = openvino.Core().compile_model(str(file), 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})(pictures)
+    # Both round to 255 steps, in their own order.
+    assert np.abs(found[0] - expected[0]).mean() < 0.05 * np.abs(expected[0]).mean()
 
 
 def test_an_onnx_file_takes_any_batch_and_size(network: torch.nn.Module, tmp_path: Path) -> None:
@@ -171,6 +257,24 @@ def test_what_loses_too_much_gives_way_to_the_next_precision(
         'bf16 is not to be had here at this accuracy; fp16 takes its place.',
         'fp16 is not to be had here at this accuracy; fp32 takes its place.')
     assert json.loads((tmp_path / 'a' / 'config.json').read_text())['precision'] == 'fp32'
+
+
+def test_int8_that_loses_too_much_is_kept_with_its_classifier_in_float32(
+        run: Path, quickly: Any, unmeasured: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = module.load
+
+    def spoiled(folder: Path, threads: int) -> Any:
+        artifact = original(folder, threads)
+        if folder.name == 'onnx-int8-artifact':
+            monkeypatch.setattr(artifact, 'run', lambda batch: np.eye(3, dtype=np.float32)[np.zeros(len(batch), int)])
+        return artifact
+
+    monkeypatch.setattr(module, 'load', spoiled)
+    result = quickly(run, output=tmp_path / 'a', target='onnx', precision='int8')
+    assert [(one.name, one.status) for one in result.candidates] == [
+        ('onnx int8', 'loses too much'), ('onnx int8, careful', 'sound')]
+    assert result.chosen.careful
+    assert result.notes == ()
 
 
 def test_nothing_is_written_if_nothing_keeps_the_promise(
