@@ -12,8 +12,8 @@ import numpy as np
 from rsq_backbone.classification import class_names, class_probabilities
 from rsq_backbone.datasets.labelled_images import LabelledImages
 from rsq_backbone.datasets.validation import load_validation_set
-from rsq_backbone.deploy.artifact import is_artifact
-from rsq_backbone.deploy.classifying import artifact_probabilities, open_artifact, trained_on
+from rsq_backbone.deploy.artifact import is_artifact, open_artifact
+from rsq_backbone.deploy.classifying import artifact_probabilities, trained_on
 from rsq_backbone.errors import UserError
 from rsq_backbone.files import write_text
 from rsq_backbone.metrics import ClassificationMetrics, classification_metrics, confusion_matrix
@@ -68,7 +68,7 @@ def evaluate(
     """
     probabilities_of: Callable[[Sequence[Path]], np.ndarray]
     if is_artifact(Path(run)):
-        artifact = open_artifact(Path(run))
+        artifact = open_artifact(Path(run), 'classification')
         names, learned = artifact.classes, trained_on(artifact)
         probabilities_of = partial(artifact_probabilities, artifact, progress=progress)
     else:

@@ -5,8 +5,8 @@ import numpy as np
 import torch
 import torch.nn as nn
 
+from rsq_backbone.deploy.artifact import open_artifact
 from rsq_backbone.deploy.loader import Artifact, ArtifactError
-from rsq_backbone.deploy.loader import load as load_artifact
 from rsq_backbone.errors import UserError
 from seg_demos.trained import Trained
 
@@ -19,12 +19,7 @@ def load(folder: Path) -> Trained:
     Raises:
         UserError: if it is damaged, its runtime is missing or too old, or it classifies.
     """
-    try:
-        artifact = load_artifact(folder)
-    except ArtifactError as e:
-        raise UserError(str(e)) from e
-    if artifact.task != 'segmentation':
-        raise UserError(f'{folder} holds a classifier, which rsq predict reads.')
+    artifact = open_artifact(folder, 'segmentation')
     preprocessing, stride = artifact.config['preprocessing'], artifact.config['size_multiple']
     config = {key: tuple(preprocessing[key]) for key in ('mean', 'std')}
     return Trained(_Network(artifact), artifact.classes, config, stride)

@@ -50,12 +50,12 @@ def predict(
 def _classifier(run: Path, topk: int) -> Callable[[Path], 'Classification']:
     """What a run or an artifact says of a picture."""
     from rsq_backbone.cli._output import loading
-    from rsq_backbone.deploy.artifact import is_artifact
+    from rsq_backbone.deploy.artifact import is_artifact, open_artifact
 
     if is_artifact(run):
-        from rsq_backbone.deploy.classifying import classify_by, open_artifact
+        from rsq_backbone.deploy.classifying import classify_by
 
-        return partial(classify_by, open_artifact(run), topk=topk)
+        return partial(classify_by, open_artifact(run, 'classification'), topk=topk)
     with loading('loading PyTorch'):
         from rsq_backbone.classification import classify
         from rsq_backbone.model_loading import load_model

@@ -1,4 +1,4 @@
-"""Writes the folders that `loader` reads."""
+"""Writes the folders that `loader` reads, and opens them for the commands."""
 import json
 import shutil
 from pathlib import Path
@@ -8,13 +8,29 @@ from rsq_backbone.deploy import loader
 from rsq_backbone.errors import UserError
 from rsq_backbone.files import sha256_of, whole_folder
 
-__all__ = ['LOADER', 'check_target', 'is_artifact', 'write_artifact']
+__all__ = ['LOADER', 'check_target', 'is_artifact', 'open_artifact', 'write_artifact']
 
 LOADER = 'artifact.py'  # what the loader is called in the folder
+_COMMANDS = {'classification': 'rsq predict', 'segmentation': 'python -m seg_demos.predict'}
 
 
 def is_artifact(folder: Path) -> bool:
     return (folder / loader.CONFIG).is_file() and (folder / loader.CHECKSUMS).is_file()
+
+
+def open_artifact(folder: Path, task: str) -> loader.Artifact:
+    """The network in a folder, for 'classification' or 'segmentation'.
+
+    Raises:
+        UserError: if it is damaged or for the other task, or its runtime is missing or too old.
+    """
+    try:
+        artifact = loader.load(folder)
+    except loader.ArtifactError as e:
+        raise UserError(str(e)) from e
+    if artifact.task != task:
+        raise UserError(f'{folder} is for {artifact.task}; {_COMMANDS[artifact.task]} {folder} PICTURE ... runs it.')
+    return artifact
 
 
 def check_target(folder: Path, overwrite: bool) -> None:

@@ -4,28 +4,12 @@ from typing import FrozenSet, List, Sequence
 
 import numpy as np
 
-from rsq_backbone.deploy.loader import Artifact, ArtifactError, load
-from rsq_backbone.errors import UserError
+from rsq_backbone.deploy.loader import Artifact
 from rsq_backbone.images import read_image
 from rsq_backbone.predictions import Classification, Prediction
 from rsq_backbone.progress import Progress, silent
 
-__all__ = ['artifact_probabilities', 'classify_by', 'open_artifact', 'trained_on']
-
-
-def open_artifact(folder: Path) -> Artifact:
-    """The classifier in a folder.
-
-    Raises:
-        UserError: if it is damaged, or its runtime is missing or too old, or it segments.
-    """
-    try:
-        artifact = load(folder)
-    except ArtifactError as e:
-        raise UserError(str(e)) from e
-    if artifact.task != 'classification':
-        raise UserError(f'{folder} segments pictures; python -m seg_demos.predict {folder} PICTURE ... runs it.')
-    return artifact
+__all__ = ['artifact_probabilities', 'classify_by', 'trained_on']
 
 
 def trained_on(artifact: Artifact) -> FrozenSet[str]:

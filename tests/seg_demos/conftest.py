@@ -1,11 +1,14 @@
-"""A made-up but plausible segmentation run."""
+"""A made-up but plausible segmentation run, and the command that uses runs."""
+import sys
 from typing import Any, Callable
 
 import numpy as np
 import pytest
 
+from rsq_backbone.cli._running import run_app
 from rsq_backbone.metrics import segmentation_metrics
 from rsq_backbone.results import Epoch, Iteration
+from seg_demos import predict as command
 from seg_demos.results import PictureScore, SegmentationData, SegmentationResult
 
 
@@ -55,3 +58,18 @@ def made_up_result(classes=('background', 'cat', 'dog'), confusions=None, epochs
 @pytest.fixture
 def make_result() -> Callable[..., Any]:
     return made_up_result
+
+
+@pytest.fixture
+def predict(monkeypatch, capsys):
+    """Run seg_demos.predict in this process; gives exit code, standard output, standard error."""
+    def call(*args):
+        monkeypatch.setattr(sys, 'argv', ['predict', *map(str, args)])
+        code = 0
+        try:
+            run_app(command.app, command.COMMAND)
+        except SystemExit as e:
+            code = e.code or 0
+        return (code, *capsys.readouterr())
+
+    return call

@@ -14,7 +14,6 @@ from PIL import Image
 from sklearn.metrics import jaccard_score
 
 import seg_demos.segnet_model  # noqa: F401  registers
-from rsq_backbone.cli._running import run_app
 from rsq_backbone.deploy import deployment as deployment_module
 from rsq_backbone.deploy.artifact import write_artifact
 from rsq_backbone.deploy.conversion import Conversion
@@ -25,7 +24,6 @@ from rsq_backbone.errors import UserError
 from rsq_backbone.profiler.session import Plan
 from rsq_backbone.training.run_folder import RunFolder
 from seg_demos import artifact, trained, training
-from seg_demos import predict as command
 from seg_demos.deployable import DeployableSegmentation
 from seg_demos.onnx_export import exportable
 from seg_demos.tiling import segment
@@ -101,20 +99,6 @@ def test_a_converted_network_computes_what_pytorch_does_at_any_size(architecture
             np.testing.assert_allclose(found.run(x), expected, rtol=1e-3, atol=2e-4 * np.abs(expected).max())
 
 
-@pytest.fixture
-def predict(monkeypatch, capsys):
-    def call(*args):
-        monkeypatch.setattr(sys, 'argv', ['predict', *map(str, args)])
-        code = 0
-        try:
-            run_app(command.app, command.COMMAND)
-        except SystemExit as e:
-            code = e.code or 0
-        return (code, *capsys.readouterr())
-
-    return call
-
-
 @pytest.fixture(scope='module')
 def exact(root):
     """An artifact in float32, without figures of its speed."""
@@ -185,7 +169,7 @@ def test_each_command_names_the_other_for_the_others_artifacts(rsq, exact, predi
         **config['preprocessing'], 'interpolation': 'bicubic', 'crop_pct': 1.0, 'crop_mode': 'squash'})
     files = [root / 'exact' / 'model.onnx']
     write_artifact(root / 'classifier', files, {key: value for key, value in config.items() if key != 'format'}, True)
-    with pytest.raises(UserError, match='holds a classifier, which rsq predict reads'):
+    with pytest.raises(UserError, match=r'is for classification; rsq predict .* runs it'):
         artifact.load(root / 'classifier')
     code, out, err = predict(root / 'classifier', judged(root)[0][0])
     assert (code, out, err.count('\n')) == (2, '', 1)

@@ -4,7 +4,6 @@ import json
 import pickle
 import shutil
 import struct
-import sys
 from pathlib import Path
 
 import cv2
@@ -14,9 +13,7 @@ import segmentation_models_pytorch as smp
 import torch
 from PIL import Image
 
-from rsq_backbone.cli._running import run_app
 from rsq_backbone.errors import UserError
-from seg_demos import predict as command
 from seg_demos.masks import MaskCoding, read_mask
 from seg_demos.overlays import overlay, palette
 from seg_demos.segmenting import find_files, segment_files
@@ -47,21 +44,6 @@ def run(tmp_path_factory):
     folder.mkdir()
     save_model(network(), folder, CLASSES, CONFIG)
     return folder
-
-
-@pytest.fixture
-def predict(monkeypatch, capsys):
-    """Run the command in this process; gives exit code, standard output, standard error."""
-    def call(*args):
-        monkeypatch.setattr(sys, 'argv', ['predict', *map(str, args)])
-        code = 0
-        try:
-            run_app(command.app, command.COMMAND)
-        except SystemExit as e:
-            code = e.code or 0
-        return (code, *capsys.readouterr())
-
-    return call
 
 
 @pytest.fixture
