@@ -55,23 +55,34 @@ def write_artifact(folder: Path, files: Sequence[Path], config: Dict[str, Any], 
         UserError: if something else is there, or the folder cannot be written.
     """
     check_target(folder, overwrite)
+    before = folder.with_name(f'{folder.name}.before')
+    if before.exists() and not is_artifact(before):
+        raise UserError(f'{before} is in the way, and is not from here; move it, or choose another --output.')
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with whole_folder(folder) as temporary:
-            for file in files:
-                shutil.copyfile(file, temporary / file.name)
-            shutil.copyfile(loader.__file__, temporary / LOADER)
-            (temporary / loader.CONFIG).write_text(
-                json.dumps({'format': loader.FORMAT, **config}, indent=2, allow_nan=False) + '\n', encoding='utf-8')
-            lines = []
-            for file in sorted(temporary.iterdir()):
-                with file.open('rb') as stream:
-                    lines.append(f'{sha256_of(stream)}  {file.name}\n')
-            (temporary / loader.CHECKSUMS).write_text(''.join(lines), encoding='utf-8')
-            if folder.exists():  # set aside at once, not deleted file by file: a stop leaves either of the two whole
-                before = folder.with_name(f'{folder.name}.before')
-                shutil.rmtree(before, ignore_errors=True)
-                folder.rename(before)
-        shutil.rmtree(folder.with_name(f'{folder.name}.before'), ignore_errors=True)
+        try:
+            with whole_folder(folder) as temporary:
+                _fill(temporary, files, config)
+                # Set aside at once, not deleted file by file: a stop leaves either of the two whole.
+                if folder.exists():
+                    shutil.rmtree(before, ignore_errors=True)
+                    folder.rename(before)
+        finally:
+            if not folder.exists() and before.exists():
+                before.rename(folder)
+            shutil.rmtree(before, ignore_errors=True)
     except OSError as e:
         raise UserError(f'{folder} cannot be written ({e.strerror}); choose another --output.') from e
+
+
+def _fill(folder: Path, files: Sequence[Path], config: Dict[str, Any]) -> None:
+    for file in files:
+        shutil.copyfile(file, folder / file.name)
+    shutil.copyfile(loader.__file__, folder / LOADER)
+    (folder / loader.CONFIG).write_text(
+        json.dumps({'format': loader.FORMAT, **config}, indent=2, allow_nan=False) + '\n', encoding='utf-8')
+    lines = []
+    for file in sorted(folder.iterdir()):
+        with file.open('rb') as stream:
+            lines.append(f'{sha256_of(stream)}  {file.name}\n')
+    (folder / loader.CHECKSUMS).write_text(''.join(lines), encoding='utf-8')

@@ -475,6 +475,7 @@ def _torch(
         folder: Path, config: Dict[str, Any], files: Sequence[str], threads: int) -> Callable[[np.ndarray], np.ndarray]:
     torch = importlib.import_module('torch')
     torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)  # as the others do: some processors compute them a hundred times more slowly
     network = torch.export.load(str(folder / _only(files, '.pt2'))).module()
 
     def run(batch: np.ndarray) -> np.ndarray:

@@ -372,3 +372,26 @@ def test_a_crash_leaves_nothing_under_the_artifacts_name(tmp_path: Path, monkeyp
     with pytest.raises(ArtifactError):
         load(tmp_path / 'a')
     Image.new('RGB', (8, 8)).save(tmp_path / 'unused.png')
+
+
+@pytest.mark.parametrize('stop', [OSError(28, 'No space left on device'), KeyboardInterrupt()])
+def test_an_artifact_that_cannot_be_replaced_is_still_there(
+        artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: BaseException) -> None:
+    (tmp_path / 'model.onnx').write_bytes(b'x')
+    rename = Path.rename
+
+    def fails(self: Path, target: Any) -> Path:
+        if self.suffix == '.part':
+            raise stop
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, 'rename', fails)
+    with pytest.raises((UserError, KeyboardInterrupt)):
+        write_artifact(artifact, [tmp_path / 'model.onnx'], CONFIG, overwrite=True)
+    assert load(artifact).classes == ('blue', 'green', 'red')
+    assert sorted(one.name for one in tmp_path.iterdir()) == ['artifact', 'model.onnx']
+    (tmp_path / 'artifact.before').mkdir()
+    (tmp_path / 'artifact.before' / 'thesis.txt').write_text('mine')
+    with pytest.raises(UserError, match=r'artifact\.before is in the way'):
+        write_artifact(artifact, [tmp_path / 'model.onnx'], CONFIG, overwrite=True)
+    assert (tmp_path / 'artifact.before' / 'thesis.txt').read_text() == 'mine'
