@@ -17,13 +17,14 @@ import re
 import struct
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple, Union
 
 import cv2
 import numpy as np
 
-__all__ = ['Artifact', 'ArtifactError', 'load', 'read_picture']
+__all__ = ['Artifact', 'ArtifactError', 'load', 'read_picture', 'segment_in_tiles']
 
 FORMAT = 1
 CONFIG, CHECKSUMS = 'config.json', 'checksums.sha256'
@@ -31,7 +32,6 @@ _MAX_TEXT = 16 << 20  # bytes of either of the two
 _MAX_FILE = 200 << 20  # bytes of a picture's file
 _MAX_PIXELS = 100_000_000  # a small file may be a picture of many gigabytes
 _MAX_ASPECT = 50  # the shorter side is scaled to the network's input, and the longer grows with it
-_MOST_PIXELS = 4_000_000  # to be segmented at once: of a U-Net that takes more than a gigabyte
 _KEYS: Dict[str, Any] = {
     'task': str, 'model': str, 'classes': list, 'preprocessing': dict, 'size_multiple': int, 'target': str,
     'runtime': str, 'runtime_version': str, 'precision': str}
@@ -71,9 +71,8 @@ class Artifact:
                     f'too narrow ({sides[1]} x {sides[0]} pixels); crop the picture to at most {_MAX_ASPECT} : 1.')
             picture = _resize_and_crop(picture, self.config['preprocessing'])
         else:
-            multiple = self.config['size_multiple']
-            rows, columns = (-size % multiple for size in picture.shape[:2])
-            picture = np.pad(picture, ((0, rows), (0, columns), (0, 0)), mode='edge')
+            height, width = (_up(size, self.config['size_multiple']) for size in picture.shape[:2])
+            picture = _extend(picture, height, width)
         x = (picture.astype(np.float32) / 255 - self._mean) / self._std
         return np.ascontiguousarray(x.transpose(2, 0, 1)[None])
 
@@ -103,17 +102,11 @@ class Artifact:
         return powers / powers.sum()
 
     def segment(self, picture: np.ndarray) -> np.ndarray:
-        """The class of each pixel, (H, W) uint8, of a picture (H, W, 3) uint8 RGB, at once and not in tiles.
-
-        Raises:
-            ArtifactError: for a picture that a small machine has no memory for.
-        """
-        if picture.shape[0] * picture.shape[1] > _MOST_PIXELS:
-            raise ArtifactError(
-                f'a picture of {picture.shape[1]} x {picture.shape[0]} needs much memory at once; scale it down to '
-                f'{_MOST_PIXELS / 1e6:g} megapixels, or use python -m seg_demos.predict, which cuts it into tiles.')
-        logits = self.run(self.preprocess(picture))[0]
-        return logits.argmax(0).astype(np.uint8)[:picture.shape[0], :picture.shape[1]]
+        """The class of each pixel, (H, W) uint8, of a picture (H, W, 3) uint8 RGB; larger ones are cut into tiles."""
+        multiple = self.config['size_multiple']
+        tile, overlap = (_up(side, multiple) for side in (1024, 256))
+        return segment_in_tiles(
+            lambda x: self.run(np.ascontiguousarray(x)), picture, self._mean, self._std, tile, overlap, multiple)
 
 
 def load(folder: Union[str, Path], threads: Optional[int] = None) -> Artifact:
@@ -282,6 +275,110 @@ def _bilinear(x: np.ndarray) -> np.ndarray:
 
 _KERNELS: Dict[str, Tuple[Callable[[np.ndarray], np.ndarray], float]] = {
     'bicubic': (_bicubic, 2.0), 'bilinear': (_bilinear, 1.0)}
+
+
+# ---- pictures of any size through a segmentation network ----
+
+def segment_in_tiles(
+        model: Callable[[np.ndarray], np.ndarray], picture: np.ndarray, mean: np.ndarray, std: np.ndarray, tile: int,
+        overlap: int, stride: int, progress: Callable[[int, int], None] = lambda done, total: None,
+) -> np.ndarray:
+    """The class of each pixel: of small pictures as a whole, else of overlapping tiles.
+
+    Tiles lie on a grid of the network's stride, so that each of its positions sees the same pixels as it would in the
+    whole picture. What a tile shares with its neighbours is kept until they come, so that memory grows with the
+    picture's width and not with its area.
+
+    Args:
+        model: (1, 3, h, w) float32 -> logits (1, classes, h, w).
+        picture: RGB, (H, W, 3) uint8, of any size.
+        mean: Of the input, (3,) shares of white.
+        std: The same.
+        tile: Side of the tiles in pixels, at most, a multiple of the stride; what fits into one is not cut.
+        overlap: Pixels that neighbouring tiles share, a multiple of the stride and less than half a tile. In the outer
+            quarter of it a tile does not count, because the network sees no surroundings there; across the middle one
+            tile fades into the other.
+        stride: What the network's height and width have to be multiples of.
+        progress: Told how many tiles of how many are done.
+
+    Returns:
+        (H, W) uint8, indices of classes.
+    """
+    height, width = picture.shape[:2]
+    (rows, tall), (columns, wide) = (_grid(size, tile, overlap, stride) for size in (height, width))
+    down, across = _fades(rows, tall, overlap), _fades(columns, wide, overlap)
+    # How many rows and columns of each tile the one below and the one to the right cover too.
+    shared_rows, shared_columns = _shared(rows, tall), _shared(columns, wide)
+    mask = np.empty((height, width), np.uint8)
+    # Logits, weighted, of the rows that the next strip shares: (classes, rows, width).
+    carried = np.zeros((0, 0, 0), np.float32)
+    above = done = 0
+    for i, top in enumerate(rows):
+        below = shared_rows[i]
+        beside = np.zeros((0, 0, 0), np.float32)  # the same of the columns that the next tile shares
+        for j, left in enumerate(columns):
+            part = _extend(picture[top:top + tall, left:left + wide], tall, wide)
+            x = ((part.astype(np.float32) / 255 - mean) / std).transpose(2, 0, 1)[None]
+            # Of such sums the largest is the mean's largest, so nothing need be divided by the weights.
+            sums = model(x)[0] * (down[i][:, None] * across[j])
+            if j > 0:
+                sums[..., :beside.shape[2]] += beside
+            right = wide - shared_columns[j]
+            beside = sums[..., right:].copy()
+            sums = sums[..., :right]
+            if not carried.size:
+                carried = np.zeros((len(sums), max(shared_rows), columns[-1] + wide), np.float32)
+            sums[:, :above] += carried[:, :above, left:left + right]
+            carried[:, :below, left:left + right] = sums[:, tall - below:]
+            place = mask[top:top + tall - below, left:left + right]
+            place[...] = sums[:, :place.shape[0], :place.shape[1]].argmax(0)
+            done += 1
+            progress(done, len(rows) * len(columns))
+        above = below
+    return mask
+
+
+def _up(size: int, stride: int) -> int:
+    return -(-size // stride) * stride
+
+
+def _extend(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    """At the right and the lower edge, by its last pixels."""
+    return np.pad(picture, ((0, height - picture.shape[0]), (0, width - picture.shape[1]), (0, 0)), mode='edge')
+
+
+def _grid(size: int, tile: int, overlap: int, stride: int) -> Tuple[List[int], int]:
+    """Where the tiles begin along one side, and how long they are; the last ends with the extended picture.
+
+    They are shorter than `tile` where as many shorter ones do: a little more than a tile is not twice the work.
+    """
+    extended = _up(size, stride)
+    if extended <= tile:
+        return [0], extended
+    count = -(-(extended - overlap) // (tile - overlap))
+    shortest = -(-(extended + (count - 1) * overlap) // count)
+    length = max(_up(shortest, stride), 2 * overlap)
+    return [*range(0, extended - length, length - overlap), extended - length], length
+
+
+def _shared(starts: List[int], length: int) -> List[int]:
+    """How much of each tile the next one covers too."""
+    return [start + length - following for start, following in pairwise(starts)] + [0]
+
+
+def _fades(starts: List[int], length: int, overlap: int) -> List[np.ndarray]:
+    """How much each place of each tile along one side counts: less towards a neighbour, all of it at the border."""
+    middle = np.arange(overlap, dtype=np.float32) + 0.5 - overlap / 4
+    rise = (middle / (overlap / 2)).clip(0, 1)
+    fades = []
+    for i in range(len(starts)):
+        fade = np.ones(length, np.float32)
+        if i > 0:
+            fade[:overlap] = rise
+        if i < len(starts) - 1:
+            fade[length - overlap:] = rise[::-1]
+        fades.append(fade)
+    return fades
 
 
 # ---- what is in the folder ----

@@ -18,7 +18,7 @@ from rsq_backbone.deploy import deployment as deployment_module
 from rsq_backbone.deploy.artifact import write_artifact
 from rsq_backbone.deploy.conversion import Conversion
 from rsq_backbone.deploy.deployment import _conversion_config, deploy
-from rsq_backbone.deploy.loader import ArtifactError, load
+from rsq_backbone.deploy.loader import load
 from rsq_backbone.deploy.measuring import Speed
 from rsq_backbone.errors import UserError
 from rsq_backbone.profiler.session import Plan
@@ -132,9 +132,10 @@ def test_the_loader_by_itself_gives_the_same_mask(exact, root, tmp_path):
     assert (np.asarray(Image.open(mask)) == expected).mean() > 0.999
 
 
-def test_a_picture_too_large_to_be_segmented_at_once_is_refused(exact):
-    with pytest.raises(ArtifactError, match=r'2001 x 2000 needs much memory at once.*cuts it into tiles'):
-        load(exact).segment(np.zeros((2000, 2001, 3), np.uint8))
+def test_the_loader_cuts_large_pictures_into_the_same_tiles(exact, root):
+    picture = np.random.default_rng(0).integers(0, 256, (300, 1100, 3), np.uint8)
+    run = trained.load(root / 'runs' / 'run')
+    assert (load(exact).segment(picture) == segment(run.network, picture, run.config)).mean() > 0.999
 
 
 def test_pictures_of_ones_own_are_judged_by_and_those_trained_on_left_out(root, tmp_path):
