@@ -43,8 +43,9 @@ class DeployableSegmentation(Deployable):
     def __init__(self, folder: RunFolder, data: Optional[str], progress: Progress) -> None:
         trained = load(folder.path)
         self._folder = folder
+        self.network = trained.network
         # Contiguous: channels_last would be exported as permutations.
-        self.network = exportable(trained.network).to(memory_format=torch.contiguous_format)
+        self.convertible = exportable(trained.network).to(memory_format=torch.contiguous_format)
         settings = folder.settings()
         if settings is None:
             raise UserError(

@@ -38,7 +38,7 @@ class DeployableClassifier(Deployable):
 
     def __init__(self, folder: RunFolder, data: Optional[str], progress: Progress) -> None:
         self._folder = folder
-        self.network = load_model(folder.timm_name(), pretrained=True)
+        self.network = self.convertible = load_model(folder.timm_name(), pretrained=True)
         names = class_names(self.network)
         self.config = _config(self.network, folder.config, names)
         height, width = self.config['preprocessing']['input_size']

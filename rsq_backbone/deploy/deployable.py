@@ -47,7 +47,8 @@ class Deployable(ABC):
     """A trained network.
 
     Attributes:
-        network: On the CPU, in evaluation mode.
+        network: On the CPU, in evaluation mode; what conversions are compared with.
+        convertible: The same in a form that exporters understand.
         config: Of config.json, as far as the network alone says it.
         size: Height and width to export with and to measure at.
         pictures: How many it is judged by.
@@ -58,6 +59,7 @@ class Deployable(ABC):
     metric: ClassVar[str]  # 'accuracy' or 'mean_iou'
 
     network: nn.Module
+    convertible: nn.Module
     config: Dict[str, Any]
     size: Tuple[int, int]
     pictures: int

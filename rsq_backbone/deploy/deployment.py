@@ -199,7 +199,8 @@ class _Trial:
             progress: Progress,
     ) -> None:
         self._deployable = deployable
-        self._conversion = Conversion(deployable.network, deployable.size, work, deployable.config['size_multiple'])
+        self._conversion = Conversion(
+            deployable.convertible, deployable.size, work, deployable.config['size_multiple'])
         self._calibration = calibration
         self._max_drop = max_drop
         self._threads = threads

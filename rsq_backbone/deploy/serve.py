@@ -28,6 +28,10 @@ _MOST_UPLOADS = 16  # at once: each may fill max_bytes of memory
 # How the files begin that `read_image` takes; a WebP has its name behind a length.
 _BEGINNINGS = (b'\xff\xd8\xff', b'\x89PNG\r\n\x1a\n', b'BM', b'GIF8', b'II*\0', b'MM\0*', b'P5', b'P6', b'RIFF')
 _PAGE = {'page.html': 'text/html', 'page.css': 'text/css', 'page.js': 'text/javascript'}
+# Of each class: hues that lie far apart.
+_COLOURS = tuple(
+    tuple(round(255 * min(max(abs((i * 0.618034 % 1 * 6 - shift) % 6 - 3) - 1, 0), 1)) for shift in (0, 2, 4))
+    for i in range(256))
 # Nothing from elsewhere, nothing inline; pictures come from the browser's own memory.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' blob: data:; "
@@ -37,6 +41,7 @@ _POLICY = (
 class ClassShare(BaseModel):
     class_name: str
     share: float = Field(description='Probability of the class, or its share of all pixels; 0 .. 1.')
+    colour: Optional[str] = Field(default=None, description='Of segmentation: #rrggbb in the mask; none if transparent.')
 
 
 class Milliseconds(BaseModel):
@@ -186,27 +191,27 @@ def _answer(artifact: Artifact, data: bytes) -> Dict[str, Any]:
     if artifact.task == 'classification':
         probabilities = artifact.classify(picture)
         best = np.argsort(-probabilities, kind='stable')[:_TOPK]
-        shares = [(artifact.classes[i], float(probabilities[i])) for i in best]
+        classes = [ClassShare(class_name=artifact.classes[i], share=float(probabilities[i])) for i in best]
     else:
         pixels = artifact.segment(picture)
         mask = _data_url(pixels)
         counts = np.bincount(pixels.ravel(), minlength=len(artifact.classes)) / pixels.size
-        shares = sorted(
-            ((name, share) for name, share in zip(artifact.classes, counts.tolist(), strict=True) if share),
-            key=lambda pair: -pair[1])
+        classes = sorted(
+            (ClassShare(class_name=name, share=share, colour=f'#{bytes(colour).hex()}' if i else None)
+             for i, (name, share, colour) in enumerate(zip(artifact.classes, counts.tolist(), _COLOURS, strict=False))
+             if share),
+            key=lambda one: -one.share)
     done = time.perf_counter()
     return {
         'task': artifact.task, 'width': picture.shape[1], 'height': picture.shape[0], 'mask': mask,
-        'classes': [{'class_name': name, 'share': share} for name, share in shares],
+        'classes': classes,
         'milliseconds': {'decode': 1e3 * (decoded - start), 'network': 1e3 * (done - decoded)}}
 
 
 def _data_url(mask: np.ndarray) -> str:
-    """Class numbers as a PNG whose palette the page shows: hues that lie far apart, the first class transparent."""
+    """Class numbers as a PNG whose palette the page shows; the first class is transparent."""
     image = Image.fromarray(mask)
-    hues = (np.arange(256) * 0.618034) % 1
-    image.putpalette([
-        round(255 * min(max(abs((hue * 6 - shift) % 6 - 3) - 1, 0), 1)) for hue in hues for shift in (0, 2, 4)])
+    image.putpalette([value for colour in _COLOURS for value in colour])
     buffer = io.BytesIO()
     image.save(buffer, 'PNG', transparency=0)
     return 'data:image/png;base64,' + base64.b64encode(buffer.getvalue()).decode('ascii')

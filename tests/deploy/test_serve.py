@@ -152,10 +152,15 @@ def test_a_mask_is_a_png_with_its_classes_shares(artifact: Artifact) -> None:
     picture.paste((255, 255, 255), (0, 0, 10, 30))
     answer = TestClient(create_app(halves)).post('/predict', content=encoded(picture)).json()
     assert answer['classes'] == [
-        {'class_name': 'dark', 'share': pytest.approx(0.75)}, {'class_name': 'bright', 'share': pytest.approx(0.25)}]
+        {'class_name': 'dark', 'share': pytest.approx(0.75), 'colour': None},
+        {'class_name': 'bright', 'share': pytest.approx(0.25), 'colour': answer['classes'][1]['colour']}]
     kind, data = answer['mask'].split(',', 1)
     assert kind == 'data:image/png;base64'
-    mask = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
+    shown = Image.open(io.BytesIO(base64.b64decode(data)))
+    red, green, blue, opaque = shown.convert('RGBA').getpixel((0, 0))
+    assert (f'#{red:02x}{green:02x}{blue:02x}', opaque) == (answer['classes'][1]['colour'], 255)
+    assert shown.convert('RGBA').getpixel((39, 0))[3] == 0
+    mask = np.asarray(shown)
     assert mask.shape == (30, 40)
     assert (mask[:, :10] == 1).all()
     assert (mask[:, 10:] == 0).all()

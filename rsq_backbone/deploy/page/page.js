@@ -34,6 +34,7 @@ function draw(file, answer, total) {
     name.textContent = one.class_name;
     share.textContent = `${(100 * one.share).toFixed(1)} %`;
     bar.value = one.share;
+    if (answer.mask) bar.style.accentColor = one.colour || 'grey';
     row.append(name, share, bar);
     return row;
   }));
