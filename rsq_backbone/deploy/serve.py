@@ -41,7 +41,7 @@ _POLICY = (
 class ClassShare(BaseModel):
     class_name: str
     share: float = Field(description='Probability of the class, or its share of all pixels; 0 .. 1.')
-    colour: Optional[str] = Field(default=None, description='Of segmentation: #rrggbb in the mask; none if transparent.')
+    colour: Optional[str] = Field(default=None, description='Of segmentation: #rrggbb in the mask; null if clear.')
 
 
 class Milliseconds(BaseModel):
