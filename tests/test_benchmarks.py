@@ -86,6 +86,19 @@ def test_samples_of_solar_cells_never_share_a_cell_and_keep_the_proportions(benc
     assert [sum(label == 'defect' for _, label in rows) for rows in (sample, others)] == [100, 70]
 
 
+def test_the_pareto_front_holds_what_nothing_else_beats_in_both(benchmark):
+    deployment = benchmark('deployment')
+
+    def row(name, score, p50):
+        speed = deployment.Speed(p50=p50)
+        return deployment.Row(name, '', '', score, score, 100, 'openvino', 'int8', 1, None, {1: speed})
+
+    rows = [
+        row('slow and best', 0.9, 5.0), row('beaten', 0.7, 3.0), row('fast', 0.8, 1.0), row('as good, slower', 0.8, 2.0),
+        row('unmeasured', 0.99, None), row('fastest (random start)', 0.95, 0.1), row('worse at once', 0.5, 1.0)]
+    assert [one.name for one in deployment.pareto(rows)] == ['fast', 'slow and best']
+
+
 def test_table_1_has_the_paper_s_networks_and_accuracies(benchmark):
     table1 = benchmark('table1')
     assert [model for model, _ in table1.NETWORKS.values()] == [*(f'tv_{name}' for name in NAMES), 'res_squeezenet']
