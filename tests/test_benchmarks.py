@@ -94,7 +94,7 @@ def test_the_pareto_front_holds_what_nothing_else_beats_in_both(benchmark):
         return deployment.Row(name, '', '', score, score, 100, 'openvino', 'int8', 1, None, {1: speed})
 
     rows = [
-        row('slow and best', 0.9, 5.0), row('beaten', 0.7, 3.0), row('fast', 0.8, 1.0), row('as good, slower', 0.8, 2.0),
+        row('slow and best', 0.9, 5.0), row('beaten', 0.7, 3.0), row('fast', 0.8, 1.0), row('equal, slower', 0.8, 2.0),
         row('unmeasured', 0.99, None), row('fastest (random start)', 0.95, 0.1), row('worse at once', 0.5, 1.0)]
     assert [one.name for one in deployment.pareto(rows)] == ['fast', 'slow and best']
 
