@@ -225,8 +225,8 @@ def draw(rows: Sequence[Row], file: Path) -> None:
     axes.plot(*zip(*front, strict=True), color='tab:green', linewidth=1, zorder=1, label='Pareto front')
     for row in rows:
         x, y = places[row.name]
-        low, high = wilson_interval(round(row.score * row.pictures), row.pictures)
-        axes.errorbar(x, y, [[y - 100 * low], [100 * high - y]], color='lightgrey', zorder=0)
+        interval = wilson_interval(round(row.score * row.pictures), row.pictures)
+        axes.errorbar(x, y, [[y - 100 * interval.low], [100 * interval.high - y]], color='lightgrey', zorder=0)
         axes.scatter(
             x, y, 25 * row.file_bytes / 1e6, zorder=2, edgecolors='black',
             facecolors='none' if row.name.endswith(RANDOM) else 'tab:blue', alpha=0.8)
@@ -273,12 +273,12 @@ def main(
             everything[title] = {
                 'rows': [dataclasses.asdict(row) for row in rows],
                 'eager': {count: dataclasses.asdict(found) for count, found in eager.items()}}
+            if json_file is not None:
+                write_text(json_file, json.dumps(everything, indent=2) + '\n')
             if metric == 'accuracy' and chart is not None:
                 draw(rows, chart)
     print('p50: median of one picture; * calls scattered by more than 10 % of the median, ** by more than 25 %. '
           'process: peak of the whole process at one thread. The last column: median ratio with its 95 % interval.')
-    if json_file is not None:
-        write_text(json_file, json.dumps(everything, indent=2) + '\n')
 
 
 if __name__ == '__main__':

@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from drawings import assert_good_png
 from scipy import stats
 
 from rsq_backbone.training.layers import freeze_stages, stages
@@ -86,17 +87,22 @@ def test_samples_of_solar_cells_never_share_a_cell_and_keep_the_proportions(benc
     assert [sum(label == 'defect' for _, label in rows) for rows in (sample, others)] == [100, 70]
 
 
-def test_the_pareto_front_holds_what_nothing_else_beats_in_both(benchmark):
+def test_the_pareto_front_holds_what_nothing_else_beats_in_both(benchmark, tmp_path):
     deployment = benchmark('deployment')
 
     def row(name, score, p50):
         speed = deployment.Speed(p50=p50)
-        return deployment.Row(name, '', '', score, score, 100, 'openvino', 'int8', 1, None, {1: speed})
+        return deployment.Row(name, '', '', score, score, 100, 'openvino', 'int8', 10 ** 6, None, {1: speed, 2: speed})
 
     rows = [
         row('slow and best', 0.9, 5.0), row('beaten', 0.7, 3.0), row('fast', 0.8, 1.0), row('equal, slower', 0.8, 2.0),
         row('unmeasured', 0.99, None), row('fastest (random start)', 0.95, 0.1), row('worse at once', 0.5, 1.0)]
     assert [one.name for one in deployment.pareto(rows)] == ['fast', 'slow and best']
+    deployment.draw(rows, tmp_path / 'chart.png')
+    assert_good_png(tmp_path / 'chart.png')
+    table = deployment.table(rows, 'accuracy', {1: rows[0].speeds[1], 2: rows[0].speeds[1]}, 'slow')
+    assert '| slow and best ' in table
+    assert '90.0, 90.0' in table
 
 
 def test_table_1_has_the_paper_s_networks_and_accuracies(benchmark):
