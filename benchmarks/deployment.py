@@ -219,10 +219,12 @@ def draw(rows: Sequence[Row], file: Path) -> None:
     matplotlib.use('agg')
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(8, 5), layout='constrained')
+    figure, axes = plt.subplots(figsize=(8, 5.5), layout='constrained')
     places = {row.name: (1e3 * (row.speeds[1].p50 or float('nan')), 100 * row.score) for row in rows}
-    front = [places[row.name] for row in pareto(rows)]
-    axes.plot(*zip(*front, strict=True), color='tab:green', linewidth=1, zorder=1, label='Pareto front')
+    front = pareto(rows)
+    axes.plot(
+        *zip(*(places[row.name] for row in front), strict=True), 'o-', color='tab:green', markersize=18, zorder=1,
+        markerfacecolor='none', label='Pareto front (of what starts from ImageNet)')
     for row in rows:
         x, y = places[row.name]
         interval = wilson_interval(round(row.score * row.pictures), row.pictures)
@@ -230,16 +232,25 @@ def draw(rows: Sequence[Row], file: Path) -> None:
         axes.scatter(
             x, y, 25 * row.file_bytes / 1e6, zorder=2, edgecolors='black',
             facecolors='none' if row.name.endswith(RANDOM) else 'tab:blue', alpha=0.8)
+    slowest = max(x for x, _ in places.values() if x == x)
+    axes.set_xlim(0, 1.5 * slowest)
+    taken: List[Tuple[float, float]] = []
+    for row in sorted(rows, key=lambda one: places[one.name]):
+        x, y = places[row.name]
+        across, up = axes.transData.transform((x, y)).tolist()
+        while any(abs(across - x2) < 150 and abs(up - y2) < 26 for x2, y2 in taken):  # points of the screen
+            up -= 13
+        taken.append((across, up))
         axes.annotate(
-            f'{row.name}\n{row.precision}, {row.file_bytes / 1e6:.1f} MB', (x, y), (8, -4), fontsize=8,
+            f'{row.name}\n{row.precision}, {row.file_bytes / 1e6:.1f} MB', (x, y),
+            (12, (up - axes.transData.transform((x, y))[1]) * 72 / figure.dpi - 6), fontsize=8,
             textcoords='offset points')
-    axes.set_xscale('log')
-    axes.set_xlim(axes.get_xlim()[0], 2 * axes.get_xlim()[1])
     axes.set_xlabel('median latency of one picture at one thread, ms')
     axes.set_ylabel(f'accuracy on {rows[0].pictures} pictures of solar cells, %')
-    axes.set_title('Deployed networks; area: size of file; hollow: trained from random weights; bars: 95 %')
-    axes.legend(loc='lower right')
+    axes.set_title('Deployed networks; area: size of file; hollow: from random weights; bars: 95 %', fontsize=10)
+    axes.legend(loc='lower left')
     figure.savefig(file, dpi=130)
+    plt.close(figure)
 
 
 def main(
