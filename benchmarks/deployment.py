@@ -234,6 +234,7 @@ def draw(rows: Sequence[Row], file: Path) -> None:
             facecolors='none' if row.name.endswith(RANDOM) else 'tab:blue', alpha=0.8)
     slowest = max(x for x, _ in places.values() if x == x)
     axes.set_xlim(0, 1.5 * slowest)
+    figure.draw_without_rendering()  # settles where the axes and their limits are
     taken: List[Tuple[float, float]] = []
     for row in sorted(rows, key=lambda one: places[one.name]):
         x, y = places[row.name]
