@@ -6,7 +6,7 @@
 The first table: res_squeezenet, res_squeezenet_lite and the paper's five other networks, fine-tuned under the default
 recipe on the solar cells of solar_cells.py (seed 0) and deployed for one thread. Networks whose ImageNet weights are
 out of reach are trained from random ones and marked so. All are judged by the run's validation pictures and as many
-more that no run saw (980).
+more that no run saw (978).
 
 The second table: U-Net and DeepLabV3+ of the demos on both encoders, trained on the nuclei in RSQ_DATA (see
 segmentation.py) and deployed in the same way.
@@ -232,7 +232,7 @@ def draw(rows: Sequence[Row], file: Path) -> None:
         axes.scatter(
             x, y, 25 * row.file_bytes / 1e6, zorder=2, edgecolors='black',
             facecolors='none' if row.name.endswith(RANDOM) else 'tab:blue', alpha=0.8)
-    slowest = max(x for x, _ in places.values() if x == x)
+    slowest = max((x for x, _ in places.values() if x == x), default=1)
     axes.set_xlim(0, 1.5 * slowest)
     figure.draw_without_rendering()  # settles where the axes and their limits are
     taken: List[Tuple[float, float]] = []

@@ -21,8 +21,8 @@ from seg_demos.trained import load
 
 __all__ = ['DeployableSegmentation']
 
-_MOST_PICTURES = 200  # to judge by; five networks see each of them
-_LARGEST = 1024  # of a judged picture's side: PyTorch's and five artifacts' activations are in memory at once
+_MOST_PICTURES = 200  # to judge by; all candidates see each of them
+_LARGEST = 1024  # of a judged picture's side: PyTorch's and the candidates' activations are in memory at once
 _CALIBRATION_PIXELS = 20_000_000  # of float32 in three channels: a quarter of a gigabyte
 _CALIBRATION_SIDE = 512
 
@@ -52,18 +52,20 @@ class DeployableSegmentation(Deployable):
                 f'{folder.path} came without its run (settings.json is missing or damaged), which says how to read '
                 'masks; deploy the whole folder.')
         source = data or str(settings['source'])
-        checked = _checked(source, settings, progress)
-        if checked.coding.classes != trained.classes:
-            raise UserError(
-                f'the masks of {source} have the classes {", ".join(checked.coding.classes)}, and the network '
-                f'{", ".join(trained.classes)}; name others with --data.')
+        try:
+            checked = _checked(source, settings, trained.classes, progress)
+        except UserError as e:
+            raise UserError(f'{e} Name other pictures with masks by --data.') from e
         self._coding = checked.coding
         learned = folder.training_content()
-        pairs = [pair for pair in (*checked.collection.train, *(checked.collection.val or ()))
-                 if checked.content[pair.picture] not in learned]
+        judged_by = {row['sha256'] for row in folder.pictures('validation')}
+        pairs = [
+            pair for pair in (*checked.collection.train, *(checked.collection.val or ()))
+            if checked.content[pair.picture] not in learned
+            and (data is not None or checked.content[pair.picture] in judged_by)]
         if not pairs:
-            raise UserError(
-                f'{folder.path} was trained on every picture of {source}; name others with --data.')
+            what = 'that was not trained on' if data is not None else 'that the run was judged by'
+            raise UserError(f'{source} holds no picture any more {what}; name others with --data.')
         step = -(-len(pairs) // _MOST_PICTURES)
         self._judged = pairs[::step]
         self.pictures = len(self._judged)
@@ -107,13 +109,24 @@ class DeployableSegmentation(Deployable):
             yield Sample(inputs, logits, logits.argmax(1)[:, :height, :width], targets)
 
 
-def _checked(source: str, settings: Dict[str, Any], progress: Progress) -> CheckedMasks:
-    """The pictures and masks of a source, understood as those that the run was trained on."""
-    colours = settings.get('colours')
-    return check_masks(
-        load_masks(source, progress), settings.get('classes'),
-        colours and {(red, green, blue): index for red, green, blue, index in colours},
-        settings.get('ignore_index'), progress)
+def _checked(source: str, settings: Dict[str, Any], names: Tuple[str, ...], progress: Progress) -> CheckedMasks:
+    """The pictures and masks of a source, understood as those that the run was trained on.
+
+    Raises:
+        UserError: if they cannot be, or have other classes than the network.
+    """
+    collection = load_masks(source, progress)
+    colours: Any = settings.get('colours')
+    colours = colours and {(red, green, blue): index for red, green, blue, index in colours}
+    checked = check_masks(collection, settings.get('classes'), colours, settings.get('ignore_index'), progress)
+    if checked.coding.classes != names and collection.coding is None and not settings.get('classes'):
+        # Fewer pictures may lack classes, so that their masks do not tell how many there are.
+        checked = check_masks(collection, names, None, settings.get('ignore_index'), progress)
+    if checked.coding.classes != names:
+        raise UserError(
+            f'the masks of {source} have the classes {", ".join(checked.coding.classes)}, and the network '
+            f'{", ".join(names)}.')
+    return checked
 
 
 def _model_name(file: Path) -> str:

@@ -40,6 +40,14 @@ def check_target(folder: Path, overwrite: bool) -> None:
             raise UserError(f'{folder} exists and is no artifact; choose another --output.')
         if is_artifact(folder) and not overwrite:
             raise UserError(f'{folder} exists: replace it with --overwrite, or choose another --output.')
+    before = _set_aside(folder)
+    if before.exists() and not is_artifact(before):
+        raise UserError(f'{before} is in the way, and is not from here; move it, or choose another --output.')
+
+
+def _set_aside(folder: Path) -> Path:
+    """Where the artifact that is replaced stays until the new one is there."""
+    return folder.with_name(f'{folder.name}.before')
 
 
 def write_artifact(folder: Path, files: Sequence[Path], config: Dict[str, Any], overwrite: bool = False) -> None:
@@ -55,9 +63,7 @@ def write_artifact(folder: Path, files: Sequence[Path], config: Dict[str, Any], 
         UserError: if something else is there, or the folder cannot be written.
     """
     check_target(folder, overwrite)
-    before = folder.with_name(f'{folder.name}.before')
-    if before.exists() and not is_artifact(before):
-        raise UserError(f'{before} is in the way, and is not from here; move it, or choose another --output.')
+    before = _set_aside(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         try:

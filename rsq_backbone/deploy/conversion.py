@@ -9,7 +9,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -92,7 +92,7 @@ class Conversion:
         self._input_size = input_size
         self._folder = folder
         self._multiple = size_multiple
-        self._onnx: Optional[Converted] = None
+        self._onnx: Union[Converted, UserError, None] = None
 
     def convert(
             self, target: str, precision: str, calibration: Optional[np.ndarray] = None, careful: bool = False,
@@ -130,18 +130,22 @@ class Conversion:
     def _exported(self) -> Converted:
         """The ONNX file in float32, of as few fixed sizes as the network allows."""
         if self._onnx is None:
-            file = self._folder / 'model.onnx'
-            for dynamic in self._dynamic_shapes():
-                try:
-                    write_onnx(
-                        self._network, [self._example(dynamic)], file, input_names=['image'], output_names=['output'],
-                        dynamic_shapes=dynamic and (dynamic,))
-                    break
-                except UserError:
-                    if dynamic is None:
-                        raise
-            self._onnx = _converted([file], dynamic)
+            self._onnx = self._export()
+        if isinstance(self._onnx, UserError):  # it would fail again, for each target and precision
+            raise self._onnx
         return self._onnx
+
+    def _export(self) -> Union[Converted, UserError]:
+        file = self._folder / 'model.onnx'
+        for dynamic in self._dynamic_shapes():
+            try:
+                write_onnx(
+                    self._network, [self._example(dynamic)], file, input_names=['image'], output_names=['output'],
+                    dynamic_shapes=dynamic and (dynamic,))
+                return _converted([file], dynamic)
+            except UserError as e:
+                failed = e
+        return failed
 
     def _dynamic_shapes(self) -> List[Optional[Dict[int, Any]]]:
         """From any batch and size to fixed ones, to be tried in turn."""

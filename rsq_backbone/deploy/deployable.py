@@ -9,6 +9,7 @@ import torch
 import torch.nn as nn
 
 from rsq_backbone.deploy.loader import Artifact, ArtifactError
+from rsq_backbone.errors import UserError
 from rsq_backbone.metrics import confusion_matrix, mean_iou
 from rsq_backbone.progress import Progress
 
@@ -79,7 +80,11 @@ class Deployable(ABC):
         """The judged pictures."""
 
     def compare(self, artifacts: Mapping[str, Artifact], progress: Progress) -> Comparison:
-        """Judge artifacts and PyTorch by the same pictures; each is read once for all of them."""
+        """Judge artifacts and PyTorch by the same pictures; each is read once for all of them.
+
+        Raises:
+            UserError: if there is nothing on them to judge by.
+        """
         expected = _Tally(len(self.config['classes']))
         tallies = {name: _Tally(expected.classes) for name in artifacts}
         failed: Dict[str, ArtifactError] = {}
@@ -93,6 +98,8 @@ class Deployable(ABC):
                     except ArtifactError as e:
                         failed[name] = e
         progress('comparing with PyTorch, pictures', self.pictures, self.pictures)
+        if expected.empty:
+            raise UserError(f'all of {self.data} is to be ignored; name others with --data.')
         return Comparison(
             expected.score(self.metric),
             {name: failed.get(name) or tally.outcome(self.metric) for name, tally in tallies.items()})
@@ -123,6 +130,10 @@ class _Tally:
         self._confusion += confusion_matrix(sample.targets[counted], classes[counted], self.classes)
         self._same += int((classes == sample.classes).sum())
         self._all += classes.size
+
+    @property
+    def empty(self) -> bool:
+        return not self._confusion.any()
 
     def score(self, metric: str) -> float:
         return mean_iou(self._confusion) if metric == 'mean_iou' else float(

@@ -119,9 +119,10 @@ def deploy(
     folder = RunFolder(Path(run))
     run_folder = folder.path if folder.path.name else folder.path.resolve()  # of `.` too
     place = Path(output) if output is not None else run_folder.with_name(f'{run_folder.name}-artifact')
+    place = place if place.name else place.resolve()
     check_target(place, overwrite)
     wanted = _wanted(target, precision)
-    deployable = _deployable(folder, data, progress)
+    deployable = _deployable(folder, data, target, progress)
     notes = list(deployable.notes)
     pictures: Optional[np.ndarray] = None
     if any(one[1] == 'int8' for one in wanted):
@@ -138,15 +139,18 @@ def deploy(
         while precision not in (None, 'fp32') and not any(one.status == 'sound' for one in candidates):
             lower = [one for one in PRECISIONS[:PRECISIONS.index(str(precision))]
                      if target is None or one in precisions_of(target)][-1]
-            notes.append(f'{precision} is not to be had here at this accuracy; {lower} takes its place.')
+            notes.append(f'{precision} is not to be had here; {lower} takes its place.')
             precision = lower
             candidates += trial.candidates(_wanted(target, precision))
+        _refuse_none(candidates, deployable.metric, max_drop)
         files = {one.name: (one.target, one.precision, trial.converted[one.name].files)
                  for one in candidates if one.status == 'sound'}
         eager, speeds = measure(
             folder.path, files, deployable.config['task'], deployable.size, count, Path(temporary), plan, progress)
         candidates = [dataclasses.replace(one, speed=speeds.get(one.name, Speed())) for one in candidates]
-        chosen = _choose(candidates, deployable.metric, max_drop)
+        chosen = min(
+            (one for one in candidates if one.status == 'sound'),
+            key=lambda one: float('inf') if one.speed.p50 is None else one.speed.p50)
         result = Deployment(
             folder=str(place), task=deployable.config['task'], model=deployable.config['model'],
             classes=tuple(deployable.config['classes']), input_size=deployable.size, pictures=deployable.pictures,
@@ -171,19 +175,23 @@ def _wanted(target: Optional[str], precision: Optional[str]) -> List[Tuple[str, 
         if not pairs:
             raise UserError(f'unknown precision {precision!r}; choose of {", ".join(PRECISIONS)}.')
         return pairs
-    if precision is None:
-        return [(target, one) for one in precisions_of(target)]
-    check_available(target, precision)
-    return [(target, precision)]
+    offered = precisions_of(target) if precision is None else (precision,)
+    if len(offered) == 1:
+        check_available(target, offered[0])
+    return [(target, one) for one in offered]
 
 
-def _deployable(folder: RunFolder, data: Optional[str], progress: Progress) -> Deployable:
+def _deployable(folder: RunFolder, data: Optional[str], target: Optional[str], progress: Progress) -> Deployable:
     folder.timm_name()  # says what is missing
     try:
         config = json.loads(folder.config.read_text(encoding='utf-8'))
     except (OSError, ValueError, RecursionError):
         config = None  # which loading the network describes better
     if isinstance(config, dict) and '_model_class' in config:
+        if target == 'ncnn':
+            raise UserError(
+                'ncnn files are of one size of picture, and segmentation networks take any; choose --target onnx or '
+                'openvino.')
         # The demos stand on this package, and only a run of theirs needs them.
         from seg_demos.deployable import DeployableSegmentation
 
@@ -234,7 +242,7 @@ class _Trial:
             if isinstance(outcome, Exception):
                 found.append(dataclasses.replace(one, status='not available', message=str(outcome)))
                 continue
-            drop = 100 * (self.score - outcome.score)
+            drop = round(100 * (self.score - outcome.score), 9)  # one picture of a hundred is one point, and no more
             status, message = 'sound', ''
             if one.precision == 'fp32' and (
                     outcome.max_abs_difference > _FLOAT32_TOLERANCE * max(outcome.largest_logit, 1.0)):
@@ -251,14 +259,15 @@ class _Trial:
     def _artifact(self, candidate: Candidate) -> Artifact:
         """As whoever loads it will have it."""
         target, precision = candidate.target, candidate.precision
-        self._progress(f'converting to {candidate.name}', 0, None)
-        converted = self._conversion.convert(target, precision, self._calibration, candidate.careful)
-        self.converted[candidate.name] = converted
+        check_available(target, precision)
         if precision in ('fp16', 'bf16'):
             from rsq_backbone.runtimes.openvino import computes  # the target of both
 
             if not computes({'fp16': 'f16', 'bf16': 'bf16'}[precision]):
                 raise UserError(f'this processor does not compute in {precision}')
+        self._progress(f'converting to {candidate.name}', 0, None)
+        converted = self._conversion.convert(target, precision, self._calibration, candidate.careful)
+        self.converted[candidate.name] = converted
         folder = converted.files[0].parent.with_name(f'{converted.files[0].parent.name}-artifact')
         write_artifact(folder, converted.files, {
             **self._deployable.config, **_conversion_config(target, precision, converted)})
@@ -272,13 +281,12 @@ def _conversion_config(target: str, precision: str, converted: Converted) -> Dic
         'dynamic_batch': converted.dynamic_batch, 'dynamic_size': converted.dynamic_size}
 
 
-def _choose(candidates: Sequence[Candidate], metric: str, max_drop: float) -> Candidate:
-    sound = [one for one in candidates if one.status == 'sound']
-    if not sound:
+def _refuse_none(candidates: Sequence[Candidate], metric: str, max_drop: float) -> None:
+    """Raise a UserError if no candidate is sound."""
+    if not any(one.status == 'sound' for one in candidates):
         why = '; '.join(f'{one.name}: {one.message}' for one in candidates)
-        raise UserError(
-            f'nothing loses at most {max_drop:g} points of {_METRICS[metric]} ({why}); allow more with --max-drop.')
-    return min(sound, key=lambda one: float('inf') if one.speed.p50 is None else one.speed.p50)
+        mend = '; allow more with --max-drop' if any(one.status == 'loses too much' for one in candidates) else ''
+        raise UserError(f'nothing loses at most {max_drop:g} points of {_METRICS[metric]} ({why}){mend}.')
 
 
 def _whole_config(

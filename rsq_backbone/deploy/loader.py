@@ -3,7 +3,7 @@
 It imports nothing of rsq_backbone: each artifact holds a copy of this file, by which the folder runs wherever it is
 copied to.
 
-    python artifact/artifact.py photo.jpg
+    python artifact/artifact.py photo.jpg   (--help tells where masks go)
 
     from artifact import load, read_picture
     load('artifact').classify(read_picture('photo.jpg'))
@@ -32,6 +32,7 @@ _MAX_TEXT = 16 << 20  # bytes of either of the two
 _MAX_FILE = 200 << 20  # bytes of a picture's file
 _MAX_PIXELS = 100_000_000  # a small file may be a picture of many gigabytes
 _MAX_ASPECT = 50  # the shorter side is scaled to the network's input, and the longer grows with it
+_OF_NETWORKS = ('.bin', '.data', '.onnx', '.param', '.pt2', '.xml')
 _KEYS: Dict[str, Any] = {
     'task': str, 'model': str, 'classes': list, 'preprocessing': dict, 'size_multiple': int, 'target': str,
     'runtime': str, 'runtime_version': str, 'precision': str}
@@ -80,8 +81,13 @@ class Artifact:
         """(N, 3, h, w) float32 -> logits (N, classes) or (N, classes, h, w).
 
         Raises:
-            ArtifactError: if the runtime fails on pictures of this size, or gives no logits.
+            ArtifactError: if the network is not for pictures of this size, the runtime fails on them, or they give no
+                logits.
         """
+        size = tuple(self.config['preprocessing']['input_size'])
+        segments = self.task == 'segmentation'
+        if segments and not self.config.get('dynamic_size', True) and batch.shape[2:] != size:
+            raise ArtifactError(f'{self.folder} is for pictures of {size[1]} x {size[0]} pixels only; resize them.')
         try:
             logits = np.concatenate([self._run(batch[i:i + 1]) for i in range(len(batch))])
         except ArtifactError:
@@ -90,7 +96,8 @@ class Artifact:
             raise ArtifactError(
                 f'{self.config["runtime"]} cannot run {self.folder} on a picture of {batch.shape[3]} x '
                 f'{batch.shape[2]} ({_one_line(e)}); try another size.') from e
-        if logits.shape[1] != len(self.classes) or not np.isfinite(logits).all():
+        expected = (len(batch), len(self.classes), *(batch.shape[2:] if segments else ()))
+        if logits.shape != expected or not np.isfinite(logits).all():
             raise ArtifactError(
                 f'{self.folder}: the network gives no logits of {len(self.classes)} classes; deploy again.')
         return logits
@@ -413,7 +420,7 @@ def _check_values(config: Dict[str, Any]) -> None:
         raise ValueError(f'task is {config["task"]!r}')
     if config['runtime'] not in _RUNTIMES:
         raise ValueError(f'runtime is {config["runtime"]!r}, and may be {", ".join(_RUNTIMES)}')
-    if not 1 <= config['size_multiple'] <= 1024:
+    if not 1 <= config['size_multiple'] <= 256:
         raise ValueError('size_multiple is out of range')
     sides = preprocessing['input_size']
     if len(sides) != 2 or not all(isinstance(side, int) and 1 <= side <= 8192 for side in sides):
@@ -456,8 +463,7 @@ def _check_files(folder: Path) -> List[str]:
     if CONFIG not in names:
         raise ArtifactError(f'{folder / CHECKSUMS} does not list {CONFIG}; copy the artifact again.')
     # A runtime opens files by itself, such as the weights beside a network's description.
-    known = (*names, CHECKSUMS)
-    others = [one.name for one in folder.iterdir() if one.is_file() and one.name not in known]
+    others = [one.name for one in folder.iterdir() if one.suffix in _OF_NETWORKS and one.name not in names]
     if others:
         raise ArtifactError(f'{folder / others[0]} is not of this artifact (no checksum lists it); remove it.')
     return names
@@ -497,7 +503,7 @@ def _check_runtime(name: str, wanted: str) -> None:
 
 def _numbers(text: str) -> Tuple[int, ...]:
     """The first two numbers of a version; what follows mends faults and changes no file format."""
-    return tuple(int(number) for number in re.findall(r'\d+', text)[:2])
+    return tuple(int(number) for number in re.findall(r'\d{1,9}', text)[:2])
 
 
 def _only(files: Sequence[str], suffix: str) -> str:
@@ -574,10 +580,16 @@ def _torch(
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)  # as the others do: some processors compute them a hundred times more slowly
     network = torch.export.load(str(folder / _only(files, '.pt2'))).module()
+    segments, least = config['task'] == 'segmentation', 2 * config['size_multiple']  # that the network is exported for
 
     def run(batch: np.ndarray) -> np.ndarray:
+        height, width = batch.shape[2:]
+        if segments and min(height, width) < least:
+            edges = (0, 0), (0, 0), (0, max(0, least - height)), (0, max(0, least - width))
+            batch = np.pad(batch, edges, mode='edge')
         with torch.inference_mode():
-            return np.asarray(network(torch.from_numpy(batch)).numpy())
+            logits = np.asarray(network(torch.from_numpy(batch)).numpy())
+        return logits[..., :height, :width] if segments else logits
 
     return run
 
@@ -620,7 +632,10 @@ def _main(arguments: Optional[Sequence[str]] = None) -> int:
     parser.add_argument('pictures', nargs='+', type=Path, metavar='PICTURE')
     parser.add_argument('--folder', type=Path, default=Path(__file__).parent, help='The artifact, if not this folder.')
     parser.add_argument('--threads', type=_positive, help='By default as many as there are cores.')
-    parser.add_argument('--topk', type=_positive, default=1, help='Classes a picture.')
+    parser.add_argument('--topk', type=_positive, default=1, help='Classes a picture, of a classifier.')
+    parser.add_argument(
+        '--out', type=Path, default=Path('overlays'),
+        help='Folder for masks, NAME-mask.png, whose pixels are class numbers; of the same name they are replaced.')
     options = parser.parse_args(arguments)
     try:
         artifact = load(options.folder, options.threads)
@@ -638,7 +653,7 @@ def _main(arguments: Optional[Sequence[str]] = None) -> int:
                 shares = [(artifact.classes[i], float(probabilities[i])) for i in best]
             else:
                 mask = artifact.segment(picture)
-                _write_mask(mask, file.stem, written)
+                print(_write_mask(mask, options.out, file.stem, written), end=' of ')
                 counts = np.bincount(mask.ravel(), minlength=len(artifact.classes)) / mask.size
                 shares = [(name, share) for name, share in zip(artifact.classes, counts.tolist(), strict=True) if share]
         except ArtifactError as e:
@@ -655,15 +670,17 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _write_mask(mask: np.ndarray, stem: str, written: Set[str]) -> None:
-    """NAME-mask.png into the working folder, NAME-2-mask.png for a second picture of that name, and so on."""
+def _write_mask(mask: np.ndarray, folder: Path, stem: str, written: Set[str]) -> Path:
+    """NAME-mask.png into a folder, NAME-2-mask.png for a second picture of that name, and so on."""
     names = (f'{stem}{number}-mask.png' for number in ('', *(f'-{i}' for i in range(2, len(written) + 3))))
     name = next(name for name in names if name.casefold() not in written)
     written.add(name.casefold())
     try:
-        Path(name).write_bytes(cv2.imencode('.png', mask)[1].tobytes())
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(cv2.imencode('.png', mask)[1].tobytes())
     except OSError as e:
-        raise ArtifactError(f'{name} cannot be written ({e.strerror}); call it in another folder.') from e
+        raise ArtifactError(f'{folder / name} cannot be written ({e.strerror}); choose another --out.') from e
+    return folder / name
 
 
 if __name__ == '__main__':

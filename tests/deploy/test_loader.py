@@ -177,16 +177,15 @@ def test_numbers_below_one_are_refused(options: Any, capsys: pytest.CaptureFixtu
     assert 'is less than 1' in capsys.readouterr().err
 
 
-def test_masks_of_pictures_of_one_name_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_masks_of_pictures_of_one_name_are_told_apart(tmp_path: Path) -> None:
     written: Set[str] = set()
     for value in range(3):
-        loader._write_mask(np.full((4, 4), value, np.uint8), 'a', written)
+        loader._write_mask(np.full((4, 4), value, np.uint8), tmp_path, 'a', written)
     for value, name in enumerate(('a', 'a-2', 'a-3')):
         assert np.all(np.asarray(Image.open(tmp_path / f'{name}-mask.png')) == value)
     (tmp_path / 'b-mask.png').mkdir()
     with pytest.raises(ArtifactError, match=r'b-mask\.png cannot be written'):
-        loader._write_mask(np.zeros((4, 4), np.uint8), 'b', written)
+        loader._write_mask(np.zeros((4, 4), np.uint8), tmp_path, 'b', written)
 
 
 # ---- artifacts ----
@@ -289,8 +288,10 @@ def test_a_config_that_no_checksum_covers_is_refused(artifact: Path) -> None:
 
 
 def test_a_file_that_no_checksum_lists_is_refused(artifact: Path) -> None:
-    (artifact / 'model.extra').write_bytes(b'weights of someone else')
-    assert 'model.extra is not of this artifact' in refusal(artifact)
+    (artifact / 'photo.jpg').write_bytes(b'which no runtime opens')
+    load(artifact)
+    (artifact / 'model.data').write_bytes(b'weights of someone else')
+    assert 'model.data is not of this artifact' in refusal(artifact)
 
 
 def test_weights_that_no_checksum_lists_are_refused(artifact: Path) -> None:
@@ -341,6 +342,24 @@ def test_an_older_runtime_is_refused_with_the_line_that_updates_it(artifact: Pat
     rewrite(artifact, lambda config: config.update(runtime_version='9999.1.0'))
     assert 'is older: pip install "' in refusal(artifact)
     assert '>=9999.1.0"' in refusal(artifact)
+
+
+def test_a_version_of_endless_digits_is_no_crash(artifact: Path) -> None:
+    rewrite(artifact, lambda config: config.update(runtime_version='9' * 5000))
+    assert 'is older' in refusal(artifact)
+
+
+def test_a_segmentation_network_of_one_size_takes_no_other() -> None:
+    config: Dict[str, Any] = {
+        'task': 'segmentation', 'classes': ['low', 'high'], 'size_multiple': 32, 'dynamic_size': False,
+        'runtime': 'ncnn', 'preprocessing': {'mean': [0, 0, 0], 'std': [1, 1, 1], 'input_size': [64, 96]}}
+    network = Artifact(Path('there'), config, lambda batch: batch[:, :2])
+    assert network.segment(noise(64, 96)).shape == (64, 96)
+    with pytest.raises(ArtifactError, match='there is for pictures of 96 x 64 pixels only'):
+        network.segment(noise(64, 64))
+    broken = Artifact(Path('there'), {**config, 'dynamic_size': True}, lambda batch: batch[:, :2, :32])
+    with pytest.raises(ArtifactError, match='gives no logits of 2 classes'):
+        broken.segment(noise(64, 96))
 
 
 def test_a_runtime_that_is_not_installed_is_named_with_its_line(

@@ -125,8 +125,9 @@ def test_the_loader_by_itself_gives_the_same_mask(exact, root, tmp_path):
     picture, _ = judged(root)[0]
     done = subprocess.run(
         [sys.executable, f'{exact}/artifact.py', picture], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert 'background' not in done.stderr
-    [mask] = tmp_path.glob('*-mask.png')
+    [mask] = tmp_path.glob('overlays/*-mask.png')
+    assert done.stdout.startswith(f'overlays/{mask.name} of {picture}: ')
+    assert done.stderr == ''
     run = trained.load(root / 'runs' / 'run')
     expected = segment(run.network, np.asarray(Image.open(picture)), run.config)
     assert (np.asarray(Image.open(mask)) == expected).mean() > 0.999
@@ -148,13 +149,37 @@ def test_pictures_of_ones_own_are_judged_by_and_those_trained_on_left_out(root, 
     assert found.calibration_set(None, lambda *args: None).shape == (17, 3, 96, 96)
 
 
+def test_masks_that_lack_the_last_class_are_judged_by_too(root, tmp_path):
+    fewer = draw(tmp_path / 'fewer', 3, seed=6)
+    for file in (fewer / 'masks').iterdir():
+        Image.fromarray(np.asarray(Image.open(file)).clip(0, 1)).save(file)
+    found = DeployableSegmentation(RunFolder(root / 'runs' / 'run'), str(fewer), lambda *args: None)
+    assert {target for sample in found.samples() for target in np.unique(sample.targets)} == {0, 1}
+
+
+def test_pictures_that_came_later_are_not_judged_by_unasked(root, tmp_path):
+    run = RunFolder(shutil.copytree(root / 'runs' / 'run', tmp_path / 'run'))
+    source = shutil.copytree(root / 'discs', tmp_path / 'discs')
+    later = draw(tmp_path / 'later', 1, seed=7)
+    shutil.copy(later / 'images' / '00.png', source / 'images' / 'later.png')
+    shutil.copy(later / 'masks' / '00.png', source / 'masks' / 'later.png')
+    settings = run.path / 'settings.json'
+    settings.write_text(settings.read_text().replace(str(root / 'discs'), str(source)))
+    assert DeployableSegmentation(run, None, lambda *args: None).pictures == 7
+    assert DeployableSegmentation(run, str(source), lambda *args: None).pictures == 8
+
+
 def test_what_cannot_be_judged_by_is_one_line(root, tmp_path):
     run = RunFolder(root / 'runs' / 'run')
     other = draw(tmp_path / 'other', 3)
     for file in (other / 'masks').iterdir():
-        Image.fromarray(np.asarray(Image.open(file)).clip(0, 1)).save(file)
-    with pytest.raises(UserError, match=r'the masks of .*other have the classes .*name others with --data'):
+        Image.fromarray(np.asarray(Image.open(file)) + 1).save(file)
+    with pytest.raises(UserError, match=r'are no class: 3; .* Name other pictures with masks by --data\.'):
         DeployableSegmentation(run, str(other), lambda *args: None)
+    with pytest.raises(UserError, match=r'nowhere: no such folder.* Name other pictures with masks by --data\.'):
+        DeployableSegmentation(run, str(tmp_path / 'nowhere'), lambda *args: None)
+    with pytest.raises(UserError, match='ncnn files are of one size'):
+        deploy(run.path, target='ncnn', output=tmp_path / 'a')
     alone = shutil.copytree(run.path, tmp_path / 'alone')
     (alone / 'settings.json').unlink()
     with pytest.raises(UserError, match=r'settings\.json is missing or damaged'):
