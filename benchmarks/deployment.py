@@ -239,7 +239,7 @@ def draw(rows: Sequence[Row], file: Path) -> None:
     for row in sorted(rows, key=lambda one: places[one.name]):
         x, y = places[row.name]
         across, up = axes.transData.transform((x, y)).tolist()
-        while any(abs(across - x2) < 150 and abs(up - y2) < 26 for x2, y2 in taken):  # points of the screen
+        while any(abs(across - x2) < 125 and abs(up - y2) < 26 for x2, y2 in taken):  # points of the screen
             up -= 13
         taken.append((across, up))
         axes.annotate(
