@@ -31,16 +31,15 @@ from solar_cells import PAPER_PICTURES, load_cells, write_samples
 
 from rsq_backbone.deploy.artifact import is_artifact
 from rsq_backbone.deploy.deployment import deploy
-from rsq_backbone.deploy.loader import load
-from rsq_backbone.deploy.measuring import Speed, measured_case, speed
+from rsq_backbone.deploy.measuring import Speed, measure_cases, measured_case
 from rsq_backbone.errors import UserError
 from rsq_backbone.files import write_text
 from rsq_backbone.machine import machine
 from rsq_backbone.metrics import wilson_interval
 from rsq_backbone.model_loading import load_model
-from rsq_backbone.profiler.profile import Case, CaseResult
-from rsq_backbone.profiler.session import Plan, Session
-from rsq_backbone.profiler.subjects import parse_subject
+from rsq_backbone.profiler.profile import Case
+from rsq_backbone.profiler.session import Plan
+from rsq_backbone.profiler.subjects import Subject
 from rsq_backbone.training.finetuning import finetune
 from rsq_backbone.training.recipes import RECIPES
 from rsq_backbone.training.run_folder import RunFolder
@@ -127,51 +126,46 @@ def make_artifact(folder: Path, data: Optional[str], advance: Callable[[str, int
     write_text(folder.with_name(f'{folder.name}-candidates.json'), json.dumps(dataclasses.asdict(result), indent=2))
 
 
-def measure(runs: Sequence[Tuple[str, Path]], threads: int, work: Path, advance: Callable[[str, int], None]) -> Tuple[
-        Dict[str, Speed], Speed, List[str]]:
-    """All artifacts and the first run in eager PyTorch in turns: their figures, its own, and what disturbed them."""
-    eager = parse_subject(str(runs[0][1]))
-    cases = []
-    for name, folder in runs:
-        artifact = load(artifact_of(folder))
-        config = artifact.config
+def config_of(run: Path) -> Dict[str, Any]:
+    config: Dict[str, Any] = json.loads((artifact_of(run) / 'config.json').read_text(encoding='utf-8'))
+    return config
+
+
+def network_files(run: Path) -> List[Path]:
+    return [
+        file for file in sorted(artifact_of(run).iterdir())
+        if file.name not in ('config.json', 'artifact.py', 'checksums.sha256')]
+
+
+def measure(
+        runs: Sequence[Tuple[str, Path]], threads: int, work: Path, advance: Callable[[str, int], None],
+) -> Tuple[Dict[str, Speed], Speed]:
+    """All artifacts and the first run in eager PyTorch in turns: their figures by name, and its own."""
+    cases: List[Tuple[Subject, Case]] = []
+    for name, run_folder in runs:
+        config = config_of(run_folder)
         height, width = config['measured']['input_size']
-        if not cases:
-            cases.append((eager, Case(
-                model=eager.name, runtime='eager', device='cpu', threads=threads, batch=1,
-                input_size=(3, height, width))))
         case = measured_case(
-            name, config['target'], config['precision'], network_files(artifact.folder), artifact.task,
-            (height, width), threads, work / f'{threads}-{len(cases)}')
+            name, config['target'], config['precision'], network_files(run_folder), config['task'], (height, width),
+            threads, work / f'{threads}-{len(cases)}')
         assert case is not None
         cases.append(case)
-    folder = work / f'threads-{threads}'
-    folder.mkdir()
-    session = Session(
-        cases, folder, PLAN, False, 0,
+    height, width = config_of(runs[0][1])['measured']['input_size']
+    eager, speeds = measure_cases(
+        runs[0][1], (height, width), threads, cases, work / f'threads-{threads}', PLAN,
         lambda what, done, total: advance(f'{threads} threads: {what} {done}/{total or "?"}', 0))
-    session.measure()
-    results: Dict[str, CaseResult] = {result.case.model: result for result in session.results}
-    first = results.pop(eager.name)
-    return {name: speed(result, first) for name, result in results.items()}, speed(first, first), [
-        f'{result.case.model}, {threads} threads: {result.status}' for result in session.results
-        if result.latency is None]
-
-
-def network_files(folder: Path) -> List[Path]:
-    return [folder / line.split()[1] for line in (folder / 'checksums.sha256').read_text().splitlines()
-            if not line.endswith(('config.json', 'artifact.py'))]
+    return speeds, eager
 
 
 def rows_of(runs: Sequence[Tuple[str, Path]], speeds: Dict[int, Dict[str, Speed]]) -> List[Row]:
     rows: List[Row] = []
     for name, folder in runs:
-        config: Dict[str, Any] = load(artifact_of(folder)).config
+        config = config_of(folder)
         found, ratio = config['verification'], config['measured']['ratio']
         rows.append(Row(
             name, str(folder), str(artifact_of(folder)), found['score'], found['score_of_pytorch'],
             found['pictures'], config['runtime'], config['precision'],
-            sum(file.stat().st_size for file in network_files(artifact_of(folder))),
+            sum(file.stat().st_size for file in network_files(folder)),
             None if ratio is None else 1 / ratio['median'], {count: of[name] for count, of in speeds.items()}))
     return rows
 
@@ -274,14 +268,14 @@ def main(
             work.mkdir()
             speeds: Dict[int, Dict[str, Speed]] = {}
             eager: Dict[int, Speed] = {}
-            problems: List[str] = []
             for count in THREADS:
-                speeds[count], eager[count], lines = measure(runs, count, work, advance)
-                problems += lines
+                speeds[count], eager[count] = measure(runs, count, work, advance)
                 advance(f'{count} threads', 1)
             rows = rows_of(runs, speeds)
             print(f'\n**{title}**; {rows[0].pictures} pictures\n\n{table(rows, metric, eager, eager_name)}')
-            print('\n'.join(problems))
+            print('\n'.join(
+                f'{row.name}, {count} threads: could not be measured.' for row in rows for count in THREADS
+                if row.speeds[count].p50 is None))
             everything[title] = {
                 'rows': [dataclasses.asdict(row) for row in rows],
                 'eager': {count: dataclasses.asdict(found) for count, found in eager.items()}}

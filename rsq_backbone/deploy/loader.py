@@ -74,8 +74,7 @@ class Artifact:
         else:
             height, width = (_up(size, self.config['size_multiple']) for size in picture.shape[:2])
             picture = _extend(picture, height, width)
-        x = (picture.astype(np.float32) / 255 - self._mean) / self._std
-        return np.ascontiguousarray(x.transpose(2, 0, 1)[None])
+        return np.ascontiguousarray(_normalised(picture, self._mean, self._std))
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         """(N, 3, h, w) float32 -> logits (N, classes) or (N, classes, h, w).
@@ -226,6 +225,11 @@ def _to_rgb(picture: np.ndarray) -> np.ndarray:
 
 # ---- preprocessing, as timm's and Pillow's to a grey level ----
 
+def _normalised(picture: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 -> (1, 3, H, W) float32, stored as the picture was."""
+    return ((picture.astype(np.float32) / 255 - mean) / std).transpose(2, 0, 1)[None]
+
+
 def _resize_and_crop(picture: np.ndarray, preprocessing: Dict[str, Any]) -> np.ndarray:
     height, width = preprocessing['input_size']
     tall, wide = (int(side / preprocessing['crop_pct']) for side in (height, width))
@@ -325,9 +329,8 @@ def segment_in_tiles(
         beside = np.zeros((0, 0, 0), np.float32)  # the same of the columns that the next tile shares
         for j, left in enumerate(columns):
             part = _extend(picture[top:top + tall, left:left + wide], tall, wide)
-            x = ((part.astype(np.float32) / 255 - mean) / std).transpose(2, 0, 1)[None]
             # Of such sums the largest is the mean's largest, so nothing need be divided by the weights.
-            sums = model(x)[0] * (down[i][:, None] * across[j])
+            sums = model(_normalised(part, mean, std))[0] * (down[i][:, None] * across[j])
             if j > 0:
                 sums[..., :beside.shape[2]] += beside
             right = wide - shared_columns[j]

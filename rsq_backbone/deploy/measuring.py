@@ -1,7 +1,7 @@
 """How fast converted networks are, by the profiler."""
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Mapping, Optional, Sequence, Tuple
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 from rsq_backbone.profiler.profile import Case, CaseResult
 from rsq_backbone.profiler.session import Plan, Session
@@ -9,7 +9,7 @@ from rsq_backbone.profiler.statistics import Interval, paired_ratio
 from rsq_backbone.profiler.subjects import Subject, parse_subject
 from rsq_backbone.progress import Progress
 
-__all__ = ['Speed', 'measure', 'measured_case', 'speed']
+__all__ = ['Speed', 'measure', 'measure_cases', 'measured_case']
 
 # The profiler's runtime by target and precision; others it does not measure.
 _RUNTIMES = {
@@ -44,19 +44,37 @@ def measure(
         plan: How long each is measured.
         progress: Told how far the work is.
     """
-    eager = parse_subject(str(run))
-    cases = [(eager, _case(eager.name, 'eager', size, threads))]
+    cases: List[Tuple[Subject, Case]] = []
     for name, (target, precision, files) in converted.items():
         case = measured_case(name, target, precision, files, task, size, threads, work / f'measured-{len(cases)}')
         if case is not None:
             cases.append(case)
-    folder = work / 'measuring'
+    return measure_cases(run, size, threads, cases, work / 'measuring', plan, progress)
+
+
+def measure_cases(
+        run: Path, size: Tuple[int, int], threads: int, cases: Sequence[Tuple[Subject, Case]], folder: Path, plan: Plan,
+        progress: Progress,
+) -> Tuple[Speed, Dict[str, Speed]]:
+    """Of a run's network in eager PyTorch, and of what `measured_case` made, by name, in turns.
+
+    Args:
+        run: Folder of the run.
+        size: Height and width of the picture that its network gets.
+        threads: Of the run's network.
+        cases: What takes turns with it.
+        folder: To be made for what is needed on the way.
+        plan: How long each is measured.
+        progress: Told how far the work is.
+    """
+    eager = parse_subject(str(run))
     folder.mkdir()
-    session = Session(cases, folder, plan, False, 0, progress)
+    session = Session(
+        [(eager, _case(eager.name, 'eager', size, threads)), *cases], folder, plan, False, 0, progress)
     session.measure()
     by_name = {result.case.model: result for result in session.results}
     first = by_name.pop(eager.name)
-    return speed(first, first), {name: speed(result, first) for name, result in by_name.items()}
+    return _speed(first, first), {name: _speed(result, first) for name, result in by_name.items()}
 
 
 def _case(name: str, runtime: str, size: Tuple[int, int], threads: int) -> Case:
@@ -101,7 +119,7 @@ def _of_one_size(file: Path, size: Tuple[int, int], work: Path) -> Path:
     return work / 'model.xml'
 
 
-def speed(result: CaseResult, eager: CaseResult) -> Speed:
+def _speed(result: CaseResult, eager: CaseResult) -> Speed:
     """Of what the profiler found, compared with eager PyTorch if that was measured in the same turns."""
     latency = result.latency
     if latency is None or latency.p50 is None:
