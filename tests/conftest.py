@@ -55,15 +55,6 @@ def refuse_network(on_attempt: Callable[[str], None]) -> None:
         guard(socket, name)
 
 
-def pytest_collection_modifyitems(items: List[pytest.Item]) -> None:
-    """Last, the tests that load several inference runtimes into their own process.
-
-    In workers of pytest-xdist, full runs were seen to end in a segmentation fault some time after them; whose it is, is
-    not known yet.
-    """
-    items.sort(key=lambda item: {'runtimes', 'profiler', 'deploy'}.isdisjoint(item.path.parts), reverse=True)
-
-
 class _NetworkGate:
     """Shut unless a test opens it. Code under test may swallow the exception, so attempts are also written down."""
 

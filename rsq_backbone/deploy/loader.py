@@ -9,6 +9,7 @@ copied to.
     load('artifact').classify(read_picture('photo.jpg'))
 """
 import argparse
+import functools
 import hashlib
 import importlib
 import json
@@ -535,8 +536,7 @@ def _onnxruntime(
 
 def _openvino(
         folder: Path, config: Dict[str, Any], files: Sequence[str], threads: int) -> Callable[[np.ndarray], np.ndarray]:
-    openvino = _import_quietly('openvino', 'openvino_telemetry')
-    core = openvino.Core()
+    core = _openvino_core()
     network = core.read_model(str(folder / _only(files, '.xml')))
     if config['task'] == 'classification':  # always of one size, for which it can be made faster
         network.reshape([1, 3, *config['preprocessing']['input_size']])
@@ -550,6 +550,17 @@ def _openvino(
     })
     request = compiled.create_infer_request()
     return lambda batch: np.array(request.infer([batch])[compiled.output(0)])
+
+
+@functools.cache
+def _openvino_core() -> Any:
+    """One for all artifacts of the process.
+
+    On processors with AMX, of two Cores that are dropped in the order in which they were made, the second leaves the
+    thread a stack for signals that is no longer mapped, and the next signal (Ctrl-C) ends the process. Seen with
+    OpenVINO 2026.4.
+    """
+    return _import_quietly('openvino', 'openvino_telemetry').Core()
 
 
 def _ncnn(

@@ -110,9 +110,9 @@ def measured_case(
 
 def _of_one_size(file: Path, size: Tuple[int, int], work: Path) -> Path:
     """OpenVINO's file reshaped, as the artifact's loader does."""
-    from rsq_backbone.runtimes.openvino import openvino
+    from rsq_backbone.runtimes.openvino import core, openvino
 
-    network = openvino.Core().read_model(str(file))
+    network = core().read_model(str(file))
     network.reshape([1, 3, *size])
     work.mkdir()
     openvino.save_model(network, str(work / 'model.xml'), compress_to_fp16=False)

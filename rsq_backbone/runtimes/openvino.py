@@ -1,4 +1,5 @@
 """OpenVINO on the CPU, in a process that need not have PyTorch."""
+import functools
 import sys
 from pathlib import Path
 from typing import Any, ClassVar, List, Optional, Sequence
@@ -19,15 +20,27 @@ finally:
     else:
         sys.modules['openvino_telemetry'] = _telemetry
 
-__all__ = ['OpenVino', 'OpenVinoBf16', 'OpenVinoFp16', 'computes']
+__all__ = ['OpenVino', 'OpenVinoBf16', 'OpenVinoFp16', 'computes', 'core']
 
 # OpenVINO's names of what a processor can have.
 _CAPABILITIES = {'bf16': ('BF16', 'bfloat16'), 'f16': ('FP16', 'float16')}
 
 
+@functools.cache
+def core() -> Any:
+    """The one Core of this process, which lasts as long.
+
+    On processors with AMX a Core gives the thread that loads its CPU plugin a stack for signals. When it goes it puts
+    back the one from before, although that may be gone by then: of two Cores that are dropped in the order in which
+    they were made, the second leaves a stack that is no longer mapped, and the next signal that Python handles (Ctrl-C,
+    or the end of a DataLoader's worker) ends the process by a segmentation fault. Seen with OpenVINO 2026.4.
+    """
+    return openvino.Core()
+
+
 def computes(precision: str) -> bool:
     """Whether this processor has instructions for 'bf16' or 'f16'; without them OpenVINO takes float32 instead."""
-    return _CAPABILITIES[precision][0] in openvino.Core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
+    return _CAPABILITIES[precision][0] in core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
 
 
 class OpenVino(Runtime):
@@ -41,14 +54,13 @@ class OpenVino(Runtime):
 
     def __init__(self, threads: int, device: str = 'cpu') -> None:
         super().__init__(threads, device)
-        self._core = openvino.Core()
         self._model: Any = None
         self._request: Any = None
         self._bound: List[Any] = []
 
     def load(self, source: Path) -> None:
         try:
-            self._model = self._core.compile_model(str(source), 'CPU', {
+            self._model = core().compile_model(str(source), 'CPU', {
                 'PERFORMANCE_HINT': 'LATENCY',
                 'NUM_STREAMS': 1,
                 'INFERENCE_NUM_THREADS': self.requested_threads,

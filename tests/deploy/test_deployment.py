@@ -19,6 +19,7 @@ from rsq_backbone.deploy.loader import Artifact, ArtifactError, load
 from rsq_backbone.errors import UserError
 from rsq_backbone.evaluation import evaluate
 from rsq_backbone.machine import cpu_flags
+from rsq_backbone.runtimes.openvino import core
 from rsq_backbone.training.run_folder import RunFolder
 
 # ---- conversion ----
@@ -76,7 +77,6 @@ def quantised_weights(model: Any) -> bool:
 def test_careful_int8_keeps_the_classifier_in_float32(
         target: str, network: torch.nn.Module, tmp_path: Path) -> None:
     import onnx
-    import openvino
 
     pictures = np.random.default_rng(0).standard_normal((10, 3, 64, 64), dtype=np.float32)
     conversion = Conversion(network, (64, 64), tmp_path)
@@ -89,7 +89,7 @@ def test_careful_int8_keeps_the_classifier_in_float32(
             last = [node for node in nodes if node.op_type == 'Conv'][-1]
             quantised.append(last.input[1] in makers)  # by a DequantizeLinear; float32 is no node's output
         else:
-            model = openvino.Core().read_model(str(file))
+            model = core().read_model(str(file))
             quantised.append(quantised_weights(model))
             [mean] = [one for one in model.get_ordered_ops() if one.get_type_name() == 'ReduceMean']
             assert mean.input_value(0).get_node().get_type_name() == 'Add'  # logits are never rounded to 255 steps
@@ -119,9 +119,41 @@ def test_smaller_files_are_written_in_silence_and_give_the_same_classes(
     assert np.abs(found - expected).mean() < least * np.abs(expected).mean()
 
 
+def test_a_signal_reaches_a_program_that_has_dropped_what_openvino_loaded(
+        network: torch.nn.Module, tmp_path: Path, run_python: Any) -> None:
+    # On processors with AMX, OpenVINO gives threads a stack for signals, and takes it away again.
+    converted = Conversion(network, (64, 64), tmp_path).convert('openvino', 'fp32')
+    write_artifact(tmp_path / 'artifact', converted.files, {
+        **CONFIG, **module._conversion_config('openvino', 'fp32', converted)})
+    done = run_python('''
+        import signal, sys
+        from pathlib import Path
+        import numpy as np
+        import torch
+        from rsq_backbone.deploy.conversion import Conversion
+        from rsq_backbone.deploy.loader import load
+        from rsq_backbone.runtimes.openvino import OpenVino, computes
+
+        artifact, network = sys.argv[1:]
+        computes('bf16')
+        pictures = np.random.default_rng(0).standard_normal((10, 3, 64, 64), dtype=np.float32)
+        some = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Conv2d(4, 5, 1)).eval()
+        Conversion(some, (64, 64), Path()).convert('openvino', 'int8', pictures)
+        loaded = [load(artifact, threads=1), load(artifact, threads=1), OpenVino(threads=1), OpenVino(threads=1)]
+        loaded[2].load(Path(network))
+        loaded[3].load(Path(network))
+        while loaded:
+            del loaded[0]  # the oldest first
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            print('interrupted')
+    ''', str(tmp_path / 'artifact'), str(converted.files[0]))
+    assert done.stdout == 'interrupted\n'
+
+
 def test_batch_norms_are_folded_into_convolutions(network: torch.nn.Module, tmp_path: Path) -> None:
     import onnx
-    import openvino
 
     norms = sum(isinstance(one, torch.nn.BatchNorm2d) for one in network.modules())
     assert norms == 6
@@ -130,19 +162,18 @@ def test_batch_norms_are_folded_into_convolutions(network: torch.nn.Module, tmp_
     kinds = [node.op_type for node in onnx.load(str(file)).graph.node]
     convolutions = sum(isinstance(one, torch.nn.Conv2d) for one in network.modules())
     assert (kinds.count('BatchNormalization'), kinds.count('Conv')) == (0, convolutions)
-    compiled = openvino.Core().compile_model(str(conversion.convert('openvino', 'fp32').files[0]), 'CPU')
+    compiled = core().compile_model(str(conversion.convert('openvino', 'fp32').files[0]), 'CPU')
     assert not any('norm' in one.get_friendly_name().lower() for one in compiled.get_runtime_model().get_ordered_ops())
 
 
 def test_an_int8_onnx_file_runs_in_openvino_too(network: torch.nn.Module, tmp_path: Path) -> None:
     import onnxruntime
-    import openvino
 
     pictures = np.random.default_rng(0).standard_normal((10, 3, 64, 64), dtype=np.float32)
     [file] = Conversion(network, (64, 64), tmp_path).convert('onnx', 'int8', pictures).files
     session = onnxruntime.InferenceSession(str(file), providers=['CPUExecutionProvider'])
     expected = session.run(None, {'image': pictures})
-    found = openvino.Core().compile_model(str(file), 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})(pictures)
+    found = core().compile_model(str(file), 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})(pictures)
     # Both round to 255 steps, in their own order.
     assert np.abs(found[0] - expected[0]).mean() < 0.05 * np.abs(expected[0]).mean()
 
@@ -162,7 +193,6 @@ def test_an_onnx_file_takes_any_batch_and_size(network: torch.nn.Module, tmp_pat
 
 def test_an_onnx_file_runs_in_opencv_and_openvino(network: torch.nn.Module, tmp_path: Path) -> None:
     import cv2
-    import openvino
 
     [file] = Conversion(network, (64, 64), tmp_path).convert('onnx', 'fp32').files
     x = np.random.default_rng(0).standard_normal((1, 3, 64, 64), dtype=np.float32)
@@ -170,7 +200,7 @@ def test_an_onnx_file_runs_in_opencv_and_openvino(network: torch.nn.Module, tmp_
         expected = network(torch.from_numpy(x)).numpy()
     in_opencv = cv2.dnn.readNetFromONNX(str(file))
     in_opencv.setInput(x)
-    in_openvino = openvino.Core().compile_model(str(file), 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})
+    in_openvino = core().compile_model(str(file), 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})
     for found in (in_opencv.forward(), in_openvino([x])[0]):
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
 
