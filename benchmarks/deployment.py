@@ -40,6 +40,7 @@ from rsq_backbone.model_loading import load_model
 from rsq_backbone.profiler.profile import Case
 from rsq_backbone.profiler.session import Plan
 from rsq_backbone.profiler.subjects import Subject
+from rsq_backbone.profiler.summary import SCATTER_MARKS, scatter_mark
 from rsq_backbone.training.finetuning import finetune
 from rsq_backbone.training.recipes import RECIPES
 from rsq_backbone.training.run_folder import RunFolder
@@ -187,8 +188,7 @@ def table(rows: Sequence[Row], metric: str, eager: Dict[int, Speed], eager_name:
 
 
 def milliseconds(found: Speed) -> str:
-    mark = {'noisy': '*', 'rejected': '**'}.get(found.verdict or '', '')
-    return '-' if found.p50 is None else f'{1e3 * found.p50:.2f}{mark}'
+    return '-' if found.p50 is None else f'{1e3 * found.p50:.2f}{scatter_mark(found.verdict)}'
 
 
 def megabytes(found: Speed) -> str:
@@ -283,8 +283,8 @@ def main(
                 write_text(json_file, json.dumps(everything, indent=2) + '\n')
             if metric == 'accuracy' and chart is not None:
                 draw(rows, chart)
-    print('p50: median of one picture; * calls scattered by more than 10 % of the median, ** by more than 25 %. '
-          'process: peak of the whole process at one thread. The last column: median ratio with its 95 % interval.')
+    print(f'p50: median of one picture; {SCATTER_MARKS}. process: peak of the whole process at one thread. The last '
+          'column: median ratio with its 95 % interval.')
 
 
 if __name__ == '__main__':

@@ -18,7 +18,14 @@ from rsq_backbone.files import write_text
 from rsq_backbone.profiler.files import write_profile
 from rsq_backbone.profiler.measure import Plan, profile
 from rsq_backbone.profiler.profile import CaseResult, Profile
-from rsq_backbone.profiler.summary import disturbances, machine_line, megabytes, milliseconds
+from rsq_backbone.profiler.summary import (
+    SCATTER_MARKS,
+    disturbances,
+    machine_line,
+    megabytes,
+    milliseconds,
+    scatter_mark,
+)
 from rsq_backbone.reports.profile_page import write_profile_page
 
 RUNTIMES = ('eager', 'compile', 'onnxruntime', 'openvino')
@@ -46,8 +53,7 @@ def table(found: Profile) -> str:
 def _latency(result: CaseResult) -> str:
     if result.latency is None or result.latency.p50 is None:
         return result.status
-    mark = {'ok': '', 'noisy': '*', 'rejected': '**'}[result.latency.verdict]
-    return f'{milliseconds(result.latency.p50.value)}{mark}'
+    return f'{milliseconds(result.latency.p50.value)}{scatter_mark(result.latency.verdict)}'
 
 
 def _memory(result: CaseResult) -> str:
@@ -66,9 +72,8 @@ def main(output: Annotated[Path, typer.Option(help='Folder for the results.')]) 
     samples = [len(result.latency.samples) for result in found.cases if result.latency]
     text = '\n\n'.join(filter(None, [
         f'{machine_line(found)}.', table(found),
-        f'ms: medians of {min(samples)} to {max(samples)} calls, at {" / ".join(map(str, THREADS))} threads; * calls '
-        'scattered by more than 10 % of the median, ** by more than 25 %. MB: peak at one thread, beyond a process '
-        'with the runtime only / of the whole process.',
+        f'ms: medians of {min(samples)} to {max(samples)} calls, at {" / ".join(map(str, THREADS))} threads; '
+        f'{SCATTER_MARKS}. MB: peak at one thread, beyond a process with the runtime only / of the whole process.',
         '; '.join(disturbances(found))]))
     write_text(output / 'table.md', text + '\n')
     print(text)

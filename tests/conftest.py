@@ -8,7 +8,7 @@ import sys
 import tempfile
 import textwrap
 from pathlib import Path
-from typing import Any, Callable, List, Tuple
+from typing import Any, Callable, Iterator, List, Tuple
 
 import pytest
 
@@ -99,6 +99,23 @@ def _die(what):
 
 refuse_network(_die)
 '''
+
+
+@pytest.fixture(scope='session', autouse=True)
+def torch_threads() -> int:
+    import torch
+
+    return torch.get_num_threads()
+
+
+@pytest.fixture(autouse=True)
+def torch_settings_afterwards(torch_threads: int) -> Iterator[None]:
+    """As at first: inference runtimes set them for the whole process, and training would end in other bits."""
+    yield
+    import torch
+
+    torch.set_num_threads(torch_threads)
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture

@@ -65,6 +65,7 @@ def _print(result: 'Deployment') -> None:
     from rich.table import Table
 
     from rsq_backbone.cli._output import print_data_report, print_path, stdout
+    from rsq_backbone.profiler.summary import SCATTER_MARKS
 
     classifies = result.task == 'classification'
     height, width = result.input_size
@@ -88,7 +89,7 @@ def _print(result: 'Deployment') -> None:
     stdout.print(table)
     print_path(
         f'process: peak of the whole process. as PyTorch: share of the {"pictures" if classifies else "pixels"} that '
-        'get the class which PyTorch gives them. * scattered by more than 10 %, ** by more than 25 %.', 'dim')
+        f'get the class which PyTorch gives them. {SCATTER_MARKS}.', 'dim')
     for one in result.candidates:
         if one.message:
             print_path(f'{one.name}: {one.status}: {one.message}')
@@ -111,9 +112,10 @@ def _row(one: 'Candidate', chosen: bool) -> Tuple[str, ...]:
 
 
 def _speed(speed: 'Speed') -> Tuple[str, str, str, str]:
-    doubt = {'noisy': '*', 'rejected': '**'}.get(speed.verdict or '', '')
+    from rsq_backbone.profiler.summary import scatter_mark
+
     return (
-        '-' if speed.p50 is None else f'{1e3 * speed.p50:.2f}{doubt}',
+        '-' if speed.p50 is None else f'{1e3 * speed.p50:.2f}{scatter_mark(speed.verdict)}',
         '-' if speed.p90 is None else f'{1e3 * speed.p90:.2f}',
         '' if speed.ratio is None else f'{1 / speed.ratio.median:.1f}',
         '-' if speed.memory is None else f'{speed.memory / 1e6:.0f}')

@@ -8,10 +8,10 @@ from rsq_backbone.profiler.profile import Case, CaseResult, Latency, Percentile,
 from rsq_backbone.profiler.statistics import Interval, paired_ratio
 
 __all__ = [
-    'COLD_STEPS', 'PARTS', 'Achieved', 'achieved', 'assumptions', 'case_label', 'common_settings', 'disturbances',
-    'failures', 'fastest_case', 'figure', 'first_works', 'growing_memory', 'machine_line', 'megabytes', 'milliseconds',
-    'percentile', 'pictures_per_second', 'ratio_in_turns', 'remarks', 'seconds_per_call', 'series', 'setting', 'size',
-    'threads', 'varying', 'verdicts', 'with_interval', 'work_of',
+    'COLD_STEPS', 'PARTS', 'SCATTER_MARKS', 'Achieved', 'achieved', 'assumptions', 'case_label', 'common_settings',
+    'disturbances', 'failures', 'fastest_case', 'figure', 'first_works', 'growing_memory', 'machine_line', 'megabytes',
+    'milliseconds', 'percentile', 'pictures_per_second', 'ratio_in_turns', 'remarks', 'scatter_mark',
+    'seconds_per_call', 'series', 'setting', 'size', 'threads', 'varying', 'verdicts', 'with_interval', 'work_of',
 ]
 
 COLD_STEPS = ('imports', 'build', 'prepare', 'load', 'first_call')
@@ -36,6 +36,15 @@ def milliseconds(seconds: Optional[float]) -> str:
 def megabytes(count: Optional[int]) -> str:
     """Of a million bytes each."""
     return '-' if count is None else figure(count / 1e6)
+
+
+# What the marks of `scatter_mark` mean.
+SCATTER_MARKS = '* calls scattered by more than 10 % of the median, ** by more than 25 %'
+
+
+def scatter_mark(verdict: Optional[str]) -> str:
+    """Of a latency's verdict, to stand behind its time where a table has no room for the word."""
+    return {'noisy': '*', 'rejected': '**'}.get(verdict or '', '')
 
 
 def size(input_size: Tuple[int, int, int]) -> str:

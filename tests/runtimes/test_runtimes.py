@@ -28,14 +28,6 @@ EACH = [pytest.param(name, marks=[pytest.mark.slow] if name == 'compile' else []
 TOLERANCE = {name: {'openvino-bf16': 3e-2, 'openvino-fp16': 4e-3}.get(name, 1e-4) for name in HERE}
 
 
-@pytest.fixture(autouse=True)
-def one_thread_and_denormals_afterwards():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-    torch.set_flush_denormal(False)
-
-
 def noise(*shape):
     return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
 
