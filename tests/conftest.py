@@ -102,19 +102,19 @@ refuse_network(_die)
 
 
 @pytest.fixture(scope='session', autouse=True)
-def torch_threads() -> int:
+def torch_at_first() -> Tuple[Any, int]:
+    """The module, which a test may have taken away, and its number of threads."""
     import torch
 
-    return torch.get_num_threads()
+    return torch, torch.get_num_threads()
 
 
 @pytest.fixture(autouse=True)
-def torch_settings_afterwards(torch_threads: int) -> Iterator[None]:
+def torch_settings_afterwards(torch_at_first: Tuple[Any, int]) -> Iterator[None]:
     """As at first: inference runtimes set them for the whole process, and training would end in other bits."""
     yield
-    import torch
-
-    torch.set_num_threads(torch_threads)
+    torch, threads = torch_at_first
+    torch.set_num_threads(threads)
     torch.set_flush_denormal(False)
 
 
