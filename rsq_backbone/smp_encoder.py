@@ -21,7 +21,7 @@ __all__ = ['ResSqueezeNetEncoder', 'register_smp']
 
 _REPO_ID = 'rsq-backbone/res_squeezenet.caffe_in1k'  # one ImageNet start for all variants
 # Names this version of the bundled weights: the first 40 digits of the file's SHA-256.
-_REVISION = '53739627d97647763575b163da5640a0022b65d9'
+_REVISION = '648c7028490d5977f767053a3299277a92a35e9d'
 
 
 class ResSqueezeNetEncoder(ResSqueezeNet, EncoderMixin):

@@ -11,7 +11,7 @@ from timm.data import ImageNetInfo, create_transform, resolve_data_config
 
 from rsq_backbone.classification import classify
 from rsq_backbone.images import list_images, read_image
-from rsq_backbone.res_squeezenet import BatchNorm2d, MaxPool2d, checkpoint_filter_fn, default_cfgs
+from rsq_backbone.res_squeezenet import BatchNorm2d, checkpoint_filter_fn, default_cfgs
 
 BUNDLED = default_cfgs['res_squeezenet'].default.file
 
@@ -64,16 +64,14 @@ def torchvision_squeezenet():
     return model
 
 
-# The start hands features on at a quarter of SqueezeNet's size: the paper's network by res5a, the lite one by fire9.
-@pytest.mark.parametrize(('name', 'share'), [('res_squeezenet', 1 / 4), ('res_squeezenet_lite', 1)])
-def test_trunk_and_classifier_equal_a_plain_numpy_forward(name, share):
+@pytest.mark.parametrize('name', VARIANTS)
+def test_trunk_and_classifier_equal_a_plain_numpy_forward(name):
     x = np.random.default_rng(0).standard_normal((3, 67, 83))
     expected = squeezenet(x, load_file(BUNDLED))
     model = pretrained(name).eval().double()
     with torch.no_grad():
         features = model.forward_intermediates(torch.from_numpy(x)[None], indices=[3], intermediates_only=True)[0]
-        # conv10 makes up for the quarter.
-        actual = model.relu_conv10(model.conv10(features * share))[0].numpy()
+        actual = model.relu_conv10(model.conv10(features))[0].numpy()
     assert actual.shape == expected.shape == (1000, 4, 5)
     np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-9)
 
@@ -87,38 +85,6 @@ def test_pretrained_logits_are_squeezenets_read_at_every_second_position(size, n
         expected = torch.relu(squeeze.classifier[1](squeeze.features(x)))[:, :, ::2, ::2].mean((2, 3))
         actual = pretrained(name).eval()(x)
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
-
-
-def test_features_of_the_lite_start_are_a_quarter_of_squeezenets_and_the_logits_those_of_full_size_to_the_bit():
-    model = pretrained('res_squeezenet_lite').eval()
-    batch = batch_of(photographs(), model)
-    with torch.no_grad():
-        features, logits = model.forward_features(batch), model(batch)
-        squeezenets = torchvision_squeezenet().features(batch)[:, :, ::2, ::2]
-        torch.testing.assert_close(features, squeezenets / 4, rtol=1e-4, atol=1e-4)
-        fire9 = model.stages[2].fire9
-        for tensor, factor in (
-                (fire9.expand1x1.weight, 4), (fire9.expand1x1.bias, 4), (fire9.expand3x3.weight, 4),
-                (fire9.expand3x3.bias, 4), (model.conv10.weight, 1 / 4)):
-            tensor.mul_(factor)
-        assert torch.equal(model.forward_features(batch), 4 * features)
-        assert torch.equal(model(batch), logits)
-
-
-def test_features_of_the_start_are_a_quarter_of_squeezenets_and_the_logits_those_of_full_size_to_the_bit():
-    model = pretrained().eval()
-    batch = batch_of(photographs(), model)
-    with torch.no_grad():
-        features, logits = model.forward_features(batch), model(batch)
-        squeezenets = model.forward_intermediates(batch, indices=[3], intermediates_only=True)[0]
-        torch.testing.assert_close(features, squeezenets[:, :, ::2, ::2] / 4, rtol=1e-4, atol=1e-4)
-        for tensor, factor in (
-                (model.stages[3].res5a.shortcut.bn.weight, 4), (model.stages[3].res5a.shortcut.bn.bias, 4),
-                (model.stages[3].res5b.bn1.running_mean, 4), (model.stages[3].res5b.bn1.running_var, 16),
-                (model.conv10.weight, 1 / 4)):
-            tensor.mul_(factor)
-        assert torch.equal(model.forward_features(batch), 4 * features)
-        assert torch.equal(model(batch), logits)
 
 
 @pytest.mark.parametrize('name', VARIANTS)
@@ -177,9 +143,9 @@ def test_start_keeps_its_function_in_training_mode_as_far_as_batch_statistics_al
 
     with_statistics = error()
     norm = model.stages[3].res5a.shortcut.bn
-    torch.nn.init.constant_(norm.weight, 1 / 4)
+    torch.nn.init.ones_(norm.weight)
     torch.nn.init.zeros_(norm.bias)
-    assert with_statistics < 0.4 * error()
+    assert with_statistics < 0.8 * error()
 
 
 @torch.no_grad()
@@ -221,24 +187,6 @@ def test_dead_class_gets_gradient_only_without_logit_relu():
         logits = model(torch.randn(2, 3, 64, 64))
         torch.nn.functional.cross_entropy(logits, torch.tensor([1, 1])).backward()
         assert bool(model.conv10.weight.grad[1].abs().sum() > 0) is learns
-
-
-@pytest.mark.parametrize('dtype', [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize(('stride', 'padding', 'ceil_mode'), [
-    (2, 0, True), (2, 1, False), (1, 0, False), (1, 1, False)])
-def test_max_pool_equals_torchs_and_keeps_the_memory_format(stride, padding, ceil_mode, dtype):
-    x = torch.randn(2, 5, 17, 22, generator=torch.Generator().manual_seed(0)).to(dtype)
-    ours = MaxPool2d(stride, padding, ceil_mode)
-    torchs = torch.nn.MaxPool2d(3, stride, padding, ceil_mode=ceil_mode)
-    for memory_format in (torch.contiguous_format, torch.channels_last):
-        inputs = [x.clone(memory_format=memory_format).requires_grad_() for _ in range(2)]
-        pooled, expected = ours(inputs[0]), torchs(inputs[1])
-        for output in (pooled, ours(inputs[0].detach())):  # with and without gradients
-            assert torch.equal(output, expected)
-            assert output.is_contiguous(memory_format=memory_format)
-        for output in (pooled, expected):
-            output.backward(torch.ones_like(output))
-        assert torch.equal(inputs[0].grad, inputs[1].grad)
 
 
 class TestBatchNorm2d:

