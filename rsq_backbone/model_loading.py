@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Dict
 
 import timm
+import torch
 import torch.nn as nn
 
 import rsq_backbone.res_squeezenet  # noqa: F401  (registers)
@@ -18,6 +19,9 @@ __all__ = ['check_name', 'load_model', 'load_smp_folder']
 def load_model(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """`timm.create_model(name, pretrained, **kwargs)` in evaluation mode; options that are None are left out.
 
+    Its weights are in channels_last memory, in which PyTorch's max pools and convolutions are fastest on CPUs: whatever
+    runs such a model computes in that format, even from contiguous input.
+
     Raises:
         UserError: if timm does not know the name or the tag, the model refuses an option, or weights are out of reach.
     """
@@ -26,7 +30,8 @@ def load_model(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
         if pretrained and not timm.models.is_model_pretrained(name):
             raise UserError(f'no pretrained weights exist for {name!r}; choose one of timm.list_pretrained().')
     try:
-        return timm.create_model(name, pretrained=pretrained, **kwargs).eval()
+        model = timm.create_model(name, pretrained=pretrained, **kwargs).eval()
+        return model.to(memory_format=torch.channels_last)
     except (OSError, ValueError, TypeError, RuntimeError, AssertionError) as e:
         if pretrained and isinstance(e, OSError):
             raise UserError(

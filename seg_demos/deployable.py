@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
-import torch
 
 from rsq_backbone.deploy.calibration import read_calibration_set
 from rsq_backbone.deploy.deployable import IGNORED, Deployable, Sample
@@ -44,8 +43,7 @@ class DeployableSegmentation(Deployable):
         trained = load(folder.path)
         self._folder = folder
         self.network = trained.network
-        # Contiguous: channels_last would be exported as permutations.
-        self.convertible = exportable(trained.network).to(memory_format=torch.contiguous_format)
+        self.convertible = exportable(trained.network)
         settings = folder.settings()
         if settings is None:
             raise UserError(

@@ -1,5 +1,4 @@
 """From a PyTorch network to the files that other runtimes load, in float32 or smaller."""
-import copy
 import dataclasses
 import logging
 import os
@@ -17,7 +16,7 @@ import torch.nn as nn
 from torch.export import Dim
 
 from rsq_backbone.errors import UserError, one_line
-from rsq_backbone.runtimes.export import write_onnx
+from rsq_backbone.runtimes.export import contiguous, write_onnx
 
 __all__ = ['PRECISIONS', 'TARGETS', 'Conversion', 'Converted', 'Target', 'check_available', 'precisions_of']
 
@@ -88,7 +87,7 @@ class Conversion:
 
     def __init__(
             self, network: nn.Module, input_size: Tuple[int, int], folder: Path, size_multiple: int = 1) -> None:
-        self._network = network
+        self._network = contiguous(network)
         self._input_size = input_size
         self._folder = folder
         self._multiple = size_multiple
@@ -206,10 +205,9 @@ class Conversion:
     def _to_ncnn(self, folder: Path) -> Converted:
         import pnnx
 
-        network = copy.deepcopy(self._network).requires_grad_(True)  # with gradients our pools are plain ones
         example = torch.rand(1, 3, *self._input_size)
         # Ends with what its own program says; its files are what counts.
-        pnnx.export(network, str(folder / 'model.pt'), (example,), fp16=False, check_trace=False)
+        pnnx.export(self._network, str(folder / 'model.pt'), (example,), fp16=False, check_trace=False)
         files = [folder / 'model.ncnn.param', folder / 'model.ncnn.bin']
         if not all(file.is_file() for file in files):
             raise UserError('pnnx wrote no ncnn files of this network.')

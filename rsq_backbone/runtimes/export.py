@@ -1,4 +1,5 @@
 """From a network to an ONNX file."""
+import copy
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch.nn as nn
 from rsq_backbone.errors import UserError, one_line
 from rsq_backbone.files import whole_file
 
-__all__ = ['export', 'write_onnx']
+__all__ = ['contiguous', 'export', 'write_onnx']
 
 _OPSET = 18  # what torch's exporter writes itself; others go through a version converter
 
@@ -39,6 +40,13 @@ def export(network: nn.Module, inputs: Sequence[np.ndarray], file: Path) -> None
             raise UserError(f'torch.onnx wrote no valid file of this {type(network).__name__} ({one_line(e)}).') from e
 
 
+def contiguous(network: nn.Module) -> nn.Module:
+    """The network with contiguous weights, a copy if it has others: exporters add operations for channels_last ones."""
+    if all(parameter.is_contiguous() for parameter in network.parameters()):
+        return network
+    return copy.deepcopy(network).to(memory_format=torch.contiguous_format)
+
+
 def write_onnx(
         network: nn.Module, inputs: Sequence[torch.Tensor], file: Path, input_names: Optional[Sequence[str]] = None,
         output_names: Optional[Sequence[str]] = None, dynamic_shapes: Any = None) -> None:
@@ -51,7 +59,7 @@ def write_onnx(
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             torch.onnx.export(
-                network, tuple(inputs), str(file), dynamo=True, opset_version=_OPSET, verbose=False,
+                contiguous(network), tuple(inputs), str(file), dynamo=True, opset_version=_OPSET, verbose=False,
                 input_names=input_names, output_names=output_names, dynamic_shapes=dynamic_shapes,
                 external_data=False)
     except Exception as e:  # an exporter fails in as many ways as the networks given to it

@@ -265,7 +265,7 @@ def _build(
     config_of_model.update(
         input_size=size, crop_mode=recipe.crop_mode, interpolation=config['interpolation'],
         crop_pct=1.0 if recipe.crop_mode == 'squash' else config['crop_pct'])
-    return network.to(memory_format=torch.channels_last)
+    return network
 
 
 @dataclass(frozen=True)
