@@ -1,7 +1,7 @@
 """The `rsq` command. Sub-commands parse, call and print; what they call is imported when they run."""
 import typer
 
-from rsq_backbone.cli import analyze, classify, demo, deploy, evaluate, finetune, predict, profile, serve
+from rsq_backbone.cli import analyze, autoload, classify, demo, deploy, evaluate, finetune, predict, profile, serve
 from rsq_backbone.cli._running import run_app
 
 app = typer.Typer(
@@ -16,6 +16,7 @@ for command in (
         demo.demo, finetune.finetune, evaluate.evaluate, predict.predict, classify.classify, analyze.analyze,
         deploy.deploy, serve.serve, profile.profile):
     app.command()(command)
+app.add_typer(autoload.app, name='autoload')
 
 
 @app.callback(invoke_without_command=True)
