@@ -30,20 +30,21 @@ started it: same arguments, paths, standard input, exit code and error messages.
 
 Examples, in a clone of timm's repository (github.com/huggingface/pytorch-image-models):
 
-  python -m rsq_backbone validate.py photos/ --model res_squeezenet --pretrained
-  python -m rsq_backbone benchmark.py --model res_squeezenet --device cpu --bench inference
-  python -m rsq_backbone onnx_export.py res_squeezenet.onnx --model res_squeezenet --pretrained
+  python -m rsq_backbone validate.py photos/ --model res_squeezenet --pretrained --device cpu
+  python -m rsq_backbone benchmark.py --model res_squeezenet --device cpu --bench inference -b 8
+  python -m rsq_backbone inference.py photos/ --model res_squeezenet --pretrained --device cpu
+  python -m rsq_backbone onnx_export.py res_squeezenet.onnx --model res_squeezenet
   python -m rsq_backbone train.py photos/ --model res_squeezenet_lite --pretrained --num-classes 9
 
-A module, a program in several processes, and Python's own options, which go before -m:
+A module; one program in two processes; options of Python itself, which come before -m:
 
   python -m rsq_backbone -m pytest tests/
-  torchrun --nproc-per-node 2 -m rsq_backbone train.py photos/ --model res_squeezenet
-  python -W error -m rsq_backbone train.py photos/ --model res_squeezenet
+  torchrun --nproc-per-node 2 -m rsq_backbone my_training.py --model res_squeezenet
+  python -W error -m rsq_backbone my_training.py
 
 Processes that the program starts by multiprocessing (PyTorch's data loaders, torch.multiprocessing)
-know the networks too. Programs that it starts by a command line of their own do not; for these, and
-for notebooks and commands such as timm's users install, there is "rsq autoload on".
+know the networks too. Programs that it starts by a command line of their own do not. For these, and
+for notebooks and other people's commands, "rsq autoload on" makes the networks known everywhere.
 '''
 
 
@@ -78,7 +79,7 @@ def _run_module(arguments: List[str]) -> None:
     name = arguments[1]
     sys.argv[:] = ['-m', *arguments[2:]]
     _check_module(name)
-    runpy.run_module(name, run_name='__main__', alter_sys=True)
+    runpy.run_module(name, {'__builtins__': builtins}, '__main__', alter_sys=True)
 
 
 def _check_module(name: str) -> None:

@@ -5,10 +5,9 @@ seconds, which neither `rsq --help` nor a process that serves an exported model 
 registration waits for whoever imports timm or smp, unless that has happened already.
 """
 import sys
-from _thread import get_ident  # threading would be one more module to load at the start of every program
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any, Callable, Dict, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, Optional, Sequence, Set
 
 __all__ = ['finder', 'when_imported']
 
@@ -40,21 +39,20 @@ class _Finder:
 
     def __init__(self) -> None:
         self.callbacks: Dict[str, Callable[[], object]] = {}
-        self._searches: Set[Tuple[str, int]] = set()  # by name and thread
+        self._searching: Set[str] = set()
 
     def find_spec(
             self, name: str, path: Optional[Sequence[str]] = None, target: Optional[ModuleType] = None,
     ) -> Optional[ModuleSpec]:
         if name not in self.callbacks:
             return None
-        search = name, get_ident()
-        if search in self._searches:  # another finder that asks all others, such as a second hook of this kind
+        if name in self._searching:  # asked by one of those it asks, such as a second hook of this kind
             return None
-        self._searches.add(search)
+        self._searching.add(name)  # of one thread at a time: importlib holds its lock meanwhile
         try:
             spec = self._ask_others(name, path, target)
         finally:
-            self._searches.discard(search)
+            self._searching.discard(name)
         if spec is not None and hasattr(spec.loader, 'exec_module'):
             spec.loader = _CallingLoader(spec.loader)  # type: ignore[assignment]
         return spec

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import textwrap
 from pathlib import Path
-from typing import Any, Callable, Iterator, List, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Tuple
 
 import pytest
 
@@ -133,6 +133,16 @@ def run_python(tmp_path: Path) -> RunPython:
         return done
 
     return run
+
+
+@pytest.fixture
+def child_environment(tmp_path: Path) -> Dict[str, str]:
+    """Variables for a program that starts others: an empty hub cache, and no network for any Python below it."""
+    (tmp_path / 'site').mkdir()
+    (tmp_path / 'site' / 'sitecustomize.py').write_text(_CHILD_PRELUDE)
+    env = {k: v for k, v in os.environ.items() if not k.startswith(('PYTHON', 'COV_', 'HF_'))}
+    return {
+        **env, 'HF_HOME': str(tmp_path / 'hf-home'), 'HF_HUB_OFFLINE': '1', 'PYTHONPATH': str(tmp_path / 'site')}
 
 
 @pytest.fixture

@@ -64,3 +64,60 @@ def test_public_names_are_all_there(run_python):
         'try: rsq_backbone.nothing\n'
         'except AttributeError: pass\n'
         'else: raise AssertionError')
+
+
+def test_whoever_asks_the_loader_instead_of_importing_gets_answers(package, run_python):
+    run_python(WATCH + (
+        'import importlib.util, pkgutil, copy\n'
+        'when_imported("plugged", lambda: calls.append(1))\n'
+        'assert pkgutil.get_data("plugged", "plugged.py") == b"ready = True"\n'  # asks the loader, and imports too
+        'assert calls == [1]\n'
+        'when_imported("flaky", lambda: None)\n'
+        'loader = copy.copy(importlib.util.find_spec("flaky").loader)\n'
+        'assert "broken" in loader.get_source("flaky")\n'
+        'assert loader.get_code("flaky").co_filename == loader.path == loader.get_filename("flaky")'))
+
+
+def test_a_module_imported_lazily_calls_back_once_it_is_used(package, run_python):
+    run_python(WATCH + (
+        'import importlib.util as util, sys\n'
+        'when_imported("plugged", lambda: calls.append(1))\n'
+        'spec = util.find_spec("plugged")\n'
+        'spec.loader = util.LazyLoader(spec.loader)\n'
+        'module = sys.modules["plugged"] = util.module_from_spec(spec)\n'
+        'spec.loader.exec_module(module)\n'
+        'assert calls == []\n'
+        'assert module.ready\n'
+        'assert calls == [1]'))
+
+
+def test_hooks_of_others_that_ask_all_finders_get_along(package, run_python):
+    """Some ask by importlib, some ask the entries of sys.meta_path, and either may come first or last."""
+    run_python(WATCH + (
+        'import importlib.util, sys\n'
+        'class Asking:\n'
+        '    busy = False\n'
+        '    def find_spec(self, name, path=None, target=None):\n'
+        '        if name != "plugged" or self.busy: return None\n'
+        '        self.busy = True\n'
+        '        try: return self.ask(name)\n'
+        '        finally: self.busy = False\n'
+        'class ByImportlib(Asking):\n'
+        '    def ask(self, name): return importlib.util.find_spec(name)\n'
+        'class ByMetaPath(Asking):\n'
+        '    def ask(self, name):\n'
+        '        return next(filter(None, (f.find_spec(name, None) for f in sys.meta_path if f is not self)), None)\n'
+        'sys.meta_path[:0] = [ByImportlib(), ByMetaPath()]\n'
+        'when_imported("plugged", lambda: calls.append(1))\n'
+        'sys.meta_path[:0] = [ByImportlib(), ByMetaPath()]\n'
+        'import plugged\n'
+        'assert calls == [1]'))
+
+
+def test_a_module_within_a_package_can_be_watched(package, run_python):
+    run_python(WATCH + (
+        'when_imported("xml.dom.minidom", lambda: calls.append(1))\n'
+        'import xml.dom\n'
+        'assert calls == []\n'
+        'import xml.dom.minidom\n'
+        'assert calls == [1]'))
