@@ -111,3 +111,11 @@ def test_table_1_has_the_paper_s_networks_and_accuracies(benchmark):
     # All accuracies of the paper are whole counts of its 292 pictures.
     for _, row in table1.NETWORKS.values():
         assert abs(row.accuracy * 292 - round(row.accuracy * 292)) < 0.02
+
+
+def test_what_autoload_adds_is_taken_round_by_round(benchmark):
+    autoload = benchmark('autoload')
+    without = [0.020, 0.030, 0.040, 0.050, 0.060, 0.070]  # a machine that grows slower
+    table = autoload.table({autoload.OFF: without, autoload.ON: [seconds + 0.001 for seconds in without]})
+    assert '45.000 [20.000, 70.000]' in table
+    assert '1.000 [1.000, 1.000]' in table
