@@ -1,14 +1,17 @@
 """Whether torchvision's detectors begin to learn on a plain timm pyramid: their loss over the first training steps.
 
-    python benchmarks/detection.py --json detection.json
-    python benchmarks/detection.py --detectors faster-rcnn --arms pretrained,resnet18 --seeds 1
+    RSQ_DATA=... python benchmarks/detection.py --json detection.json
+    python benchmarks/detection.py --detectors faster-rcnn --arms unit,resnet18 --seeds 1
+
+RSQ_DATA names the folder that holds imagenet-samples/, which the arm `before` needs.
 
 Faster R-CNN, RetinaNet and FCOS get a feature pyramid network without norms, as torchvision builds it around a backbone
 of one's own; SSD takes the levels as they are. All layers train with AdamW at 1e-4 for 20 steps on the same two drawn
 plates of food, with the boxes of the foods on them: between different images a loss varies more than it falls in so few
 steps. Arms:
 
-    pretrained   res_squeezenet from its ImageNet start
+    before       res_squeezenet from its ImageNet start as it was before it was brought to unit scale
+    unit         res_squeezenet from its ImageNet start
     random       res_squeezenet from random weights
     resnet18     timm's, from random weights: what a detector does on a backbone with norms throughout
 
@@ -31,6 +34,7 @@ import typer
 from measuring import environment
 from printing import in_existing_folder, markdown_table, progress_bar, run
 from runs import in_turn
+from starts import start
 from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.ssd import SSD
@@ -46,18 +50,20 @@ IMAGES = 2
 STEPS = 20
 LEARNING_RATE = 1e-4
 CHANNELS = 128  # of the feature pyramid network; half of torchvision's, for speed
-ARMS: Dict[str, Tuple[str, bool]] = {
-    'pretrained': ('res_squeezenet', True),
-    'random': ('res_squeezenet', False),
-    'resnet18': ('resnet18', False),
+ARMS: Dict[str, Tuple[str, Optional[str]]] = {
+    'before': ('res_squeezenet', 'before'),
+    'unit': ('res_squeezenet', 'unit'),
+    'random': ('res_squeezenet', None),
+    'resnet18': ('resnet18', None),
 }
 
 
-def start(arm: str, levels: Sequence[int]) -> nn.Module:
+def pyramid(arm: str, levels: Sequence[int]) -> nn.Module:
     """The backbone of an arm with its starting weights, giving these levels (1 is at a quarter of the image)."""
-    name, pretrained = ARMS[arm]
+    name, weights = ARMS[arm]
     backbone: nn.Module = timm.create_model(
-        name, pretrained=pretrained, features_only=True, out_indices=tuple(levels))
+        name, pretrained=weights is not None, features_only=True, out_indices=tuple(levels),
+        pretrained_cfg_overlay=dict(state_dict=start(weights)) if weights else None)
     return backbone
 
 
@@ -88,23 +94,23 @@ class LevelsWithFPN(nn.Module):
 
 def faster_rcnn(arm: str, **common: Any) -> nn.Module:
     return FasterRCNN(
-        LevelsWithFPN(start(arm, (1, 2, 3, 4)), LastLevelMaxPool()), min_size=SIDE, max_size=SIDE,
+        LevelsWithFPN(pyramid(arm, (1, 2, 3, 4)), LastLevelMaxPool()), min_size=SIDE, max_size=SIDE,
         box_batch_size_per_image=32, **common)  # for speed; torchvision's 512 are for images of 800 pixels
 
 
 def retinanet(arm: str, **common: Any) -> nn.Module:
     return RetinaNet(
-        LevelsWithFPN(start(arm, (2, 3, 4)), LastLevelP6P7(CHANNELS, CHANNELS)), min_size=SIDE, max_size=SIDE, **common)
+        LevelsWithFPN(pyramid(arm, (2, 3, 4)), LastLevelP6P7(CHANNELS, CHANNELS)), min_size=SIDE, max_size=SIDE, **common)
 
 
 def fcos(arm: str, **common: Any) -> nn.Module:
     return FCOS(
-        LevelsWithFPN(start(arm, (2, 3, 4)), LastLevelP6P7(CHANNELS, CHANNELS)), min_size=SIDE, max_size=SIDE, **common)
+        LevelsWithFPN(pyramid(arm, (2, 3, 4)), LastLevelP6P7(CHANNELS, CHANNELS)), min_size=SIDE, max_size=SIDE, **common)
 
 
 def ssd(arm: str, **common: Any) -> nn.Module:
     return SSD(
-        Levels(start(arm, (2, 3, 4))), DefaultBoxGenerator([[2, 3]] * 3, min_ratio=20), size=(SIDE, SIDE), **common)
+        Levels(pyramid(arm, (2, 3, 4))), DefaultBoxGenerator([[2, 3]] * 3, min_ratio=20), size=(SIDE, SIDE), **common)
 
 
 DETECTORS: Dict[str, Callable[..., nn.Module]] = {

@@ -2,13 +2,17 @@
 import importlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
 import torchvision
+import typer
 from drawings import assert_good_png
+from PIL import Image
 from scipy import stats
 
+from rsq_backbone.datasets.food_scene import draw_food
 from rsq_backbone.training.layers import freeze_stages, stages
 
 BENCHMARKS = Path(__file__).parents[1] / 'benchmarks'
@@ -119,3 +123,47 @@ def test_what_autoload_adds_is_taken_round_by_round(benchmark):
     table = autoload.table({autoload.OFF: without, autoload.ON: [seconds + 0.001 for seconds in without]})
     assert '45.000 [20.000, 70.000]' in table
     assert '1.000 [1.000, 1.000]' in table
+
+
+def test_a_detectors_loss_falls_only_if_it_is_lower_both_at_once_and_at_the_end(benchmark):
+    detection = benchmark('detection')
+    for losses, falls in (
+            ((4., 3., 3., 3., 3., 2.), True), ((4., 9., 1., 1., 1., 2.), True), ((4., 5., 4., 4., 4., 2.), False),
+            ((4., 3., 3., 3., 3., 5.), False)):
+        assert detection.Run('ssd', 'random', 0, losses).falls is falls
+
+
+def test_detectors_learn_the_boxes_around_the_drawn_foods(benchmark):
+    detection = benchmark('detection')
+    images, targets = detection.draw_batch(3)
+    again, _ = detection.draw_batch(3)
+    for number, (image, target) in enumerate(zip(images, targets, strict=True)):
+        rng = np.random.default_rng([3, number])
+        picture, mask = draw_food(int(rng.integers(9)), 128, rng)
+        assert torch.equal(image, again[number])
+        assert torch.equal((image * 255).round().byte(), torch.from_numpy(picture).permute(2, 0, 1))
+        assert set(target['labels'].tolist()) == set(np.unique(mask).tolist()) - {0}
+        for (left, top, right, bottom), label in zip(target['boxes'].int().tolist(), target['labels'], strict=True):
+            food = mask == int(label)
+            assert food[top:bottom, left:right].sum() == food.sum()
+            for edge in (food[top, :], food[bottom - 1, :], food[:, left], food[:, right - 1]):
+                assert edge.any()
+
+
+def test_peanut_masks_hold_class_numbers_at_the_places_of_the_painted_ones(benchmark, tmp_path):
+    peanut = benchmark('prepare_peanut')
+    for folder in ('images', 'labels', 'out/images', 'out/masks'):
+        (tmp_path / folder).mkdir(parents=True)
+    painted = np.zeros((720, 960, 3), np.uint8)
+    painted[:360, :480] = 0, 255, 0
+    painted[360:, 480:] = 255, 0, 0
+    Image.fromarray(painted).save(tmp_path / 'labels' / '0001.png')
+    Image.fromarray(painted).save(tmp_path / 'images' / '0001.jpg')
+    peanut.prepare(tmp_path, 1, tmp_path / 'out')
+    mask = np.asarray(Image.open(tmp_path / 'out' / 'masks' / '0001.png'))
+    expected = np.zeros((384, 512), np.uint8)
+    expected[:192, :256], expected[192:, 256:] = 1, 2
+    assert np.array_equal(mask, expected)
+    assert Image.open(tmp_path / 'out' / 'images' / '0001.jpg').size == (512, 384)
+    with pytest.raises(typer.BadParameter, match='is missing'):
+        peanut.check(tmp_path)
