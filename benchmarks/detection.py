@@ -100,12 +100,14 @@ def faster_rcnn(arm: str, **common: Any) -> nn.Module:
 
 def retinanet(arm: str, **common: Any) -> nn.Module:
     return RetinaNet(
-        LevelsWithFPN(pyramid(arm, (2, 3, 4)), LastLevelP6P7(CHANNELS, CHANNELS)), min_size=SIDE, max_size=SIDE, **common)
+        LevelsWithFPN(pyramid(arm, (2, 3, 4)), LastLevelP6P7(CHANNELS, CHANNELS)), min_size=SIDE, max_size=SIDE,
+        **common)
 
 
 def fcos(arm: str, **common: Any) -> nn.Module:
     return FCOS(
-        LevelsWithFPN(pyramid(arm, (2, 3, 4)), LastLevelP6P7(CHANNELS, CHANNELS)), min_size=SIDE, max_size=SIDE, **common)
+        LevelsWithFPN(pyramid(arm, (2, 3, 4)), LastLevelP6P7(CHANNELS, CHANNELS)), min_size=SIDE, max_size=SIDE,
+        **common)
 
 
 def ssd(arm: str, **common: Any) -> nn.Module:

@@ -82,6 +82,7 @@ def prepare(clone: Path, number: int, part: Path) -> None:
 def main(
         clone: Annotated[Path, typer.Argument(help='Clone of the repository at the pinned commit.')],
         output: Annotated[Path, typer.Argument(help='Folder to make: train/ and val/, classes.txt.')],
+        every: Annotated[int, typer.Option(min=1, help='Keep one photograph in so many, for short benchmarks.')] = 1,
 ) -> None:
     """Make the Peanut dataset ready for the segmentation demos.
 
@@ -94,7 +95,8 @@ def main(
     if not output.absolute().parent.is_dir():
         raise typer.BadParameter(f'{output}: its parent folder does not exist.')
     check(clone)
-    chosen = without_copies(clone)
+    everything = without_copies(clone)
+    chosen = [pair for part in PARTS for pair in [one for one in everything if one[0] == part][::every]]
     with whole_folder(output) as folder, progress_bar(len(chosen)) as advance:
         (folder / 'classes.txt').write_text('\n'.join(CODING.classes) + '\n', encoding='utf-8')
         for part in PARTS:
