@@ -118,6 +118,8 @@ def finetune(
         torch.manual_seed(seed)
         network.reset_classifier(len(parts.classes))  # type: ignore[operator]
         start = LinearStart(network, linear) if chosen.linear_start else None
+        if start is None:
+            chosen = _at_feature_scale(chosen, linear)
         clock.lap('linear floor')
 
         folder.begin({**settings, 'pictures': array_key(sorted(parts.content.values()))}, resume)
@@ -167,6 +169,16 @@ def finetune(
         write_report(result, folder.path)
         folder.finish(result)
         return result
+
+
+def _at_feature_scale(recipe: Recipe, linear: LinearClassifier) -> Recipe:
+    """The recipe with the rate of a last layer that starts at random made for features of this size.
+
+    A step changes that layer's logits by the rate times the squared size of its input. Dividing the rate by that makes
+    a fixed rate mean the same for every network, whatever the scale of its features.
+    """
+    rms = linear.feature_rms
+    return dataclasses.replace(recipe, classifier_factor=recipe.classifier_factor / rms ** 2) if rms else recipe
 
 
 def choose_recipe(name: str) -> Recipe:

@@ -25,6 +25,12 @@ class LinearClassifier:
     weight: np.ndarray  # (classes, C)
     bias: np.ndarray  # (classes,)
 
+    @property
+    def feature_rms(self) -> float:
+        """Root mean square of the features that it was fitted to; features that are constant count by their mean."""
+        variance = np.where(np.isfinite(self.deviation), self.deviation, 0) ** 2
+        return float(np.sqrt((self.mean ** 2 + variance).mean()))
+
     def predict(self, features: np.ndarray) -> np.ndarray:
         """Features (N, C) -> class indices (N,)."""
         return (((features - self.mean) / self.deviation) @ self.weight.T + self.bias).argmax(1)

@@ -18,7 +18,9 @@ class Recipe:
     trained_stages: Optional[int]  # besides the last layer, counted from it; None trains everything
     optimizer: str  # 'sgd' (momentum 0.9) or 'adamw'
     learning_rate: float  # of the last trained stage
-    classifier_factor: float  # of the last layer, times the learning rate
+    # Of the last layer, times the learning rate. Where that layer starts at random it holds for pooled features with an
+    # RMS of 1: finetuning divides it by the squared RMS of those at hand.
+    classifier_factor: float
     stage_factor: float  # of each earlier stage, times that of the stage after it
     weight_decay: float
     schedule: str  # 'constant', or 'one-cycle': linear warm-up over a tenth, then half a cosine down to zero

@@ -182,9 +182,8 @@ def test_a_cache_folder_that_cannot_be_made_does_not_stop_a_run(train, small, tm
     assert 'not used' in train(small('paper', epochs=1)).feature_cache
 
 
-def learned(confusable, runs, recipe, train):
-    """Train on everything in one batch; gives the result, and scikit-learn's probabilities and labels of the batch."""
-    result = train(recipe, source=confusable, model='res_squeezenet', pretrained=True)
+def pooled_features(runs):
+    """Of the training images by the pretrained network, and their labels; computed by plain code."""
     model = timm.create_model('res_squeezenet', pretrained=True).eval()
     names = ('blue', 'green', 'red')
     with (runs / 'run' / 'split.csv').open(newline='') as file:
@@ -194,7 +193,13 @@ def learned(confusable, runs, recipe, train):
     x = (x - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
     with torch.no_grad():
         features = model.forward_features(x.permute(0, 3, 1, 2)).mean((2, 3)).numpy()
-    labels = np.array([names.index(row['label']) for row in rows])
+    return features, np.array([names.index(row['label']) for row in rows])
+
+
+def learned(confusable, runs, recipe, train):
+    """Train on everything in one batch; gives the result, and scikit-learn's probabilities and labels of the batch."""
+    result = train(recipe, source=confusable, model='res_squeezenet', pretrained=True)
+    features, labels = pooled_features(runs)
     judge = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000)).fit(features, labels)
     return result, judge.predict_proba(features), labels
 
@@ -216,12 +221,25 @@ def test_the_first_loss_is_that_of_the_linear_floor_with_classes_weighed_as_the_
 
 def test_a_constant_rate_stays_and_one_cycle_ends_at_nothing(train, small):
     paper = train(small('paper', epochs=3), 'paper')
-    assert [epoch.learning_rate for epoch in paper.epochs] == pytest.approx([3e-3] * 3)
+    rate = paper.recipe['learning_rate'] * paper.recipe['classifier_factor']
+    assert [epoch.learning_rate for epoch in paper.epochs] == pytest.approx([rate] * 3)
     laptop = train(small('laptop', epochs=3, learning_rate=1e-3, classifier_factor=2), 'laptop')
     # Twelve steps, the first 1.2 of them warm-up; then half a cosine.
     expected = [2e-3 * (0.5 + 0.5 * math.cos(math.pi * (step / 12 - 0.1) / 0.9)) for step in (4, 8, 12)]
     assert [epoch.learning_rate for epoch in laptop.epochs] == pytest.approx(expected, abs=1e-12)
     assert laptop.epochs[-1].learning_rate == pytest.approx(0, abs=1e-12)
+
+
+def test_a_last_layer_that_starts_at_random_learns_at_a_rate_that_goes_with_the_size_of_its_features(
+        train, small, runs, confusable):
+    """Ten times 3e-4 for features with an RMS of 1, and the inverse of their mean square for others."""
+    result = train(small('paper', epochs=1), source=confusable, model='res_squeezenet', pretrained=True)
+    features, _ = pooled_features(runs)
+    expected = 3e-4 * 10 / (features ** 2).mean()
+    assert expected > 0.01
+    assert result.epochs[0].learning_rate == pytest.approx(expected, rel=1e-3)
+    laptop = train(small('laptop', epochs=1), 'laptop', source=confusable, model='res_squeezenet', pretrained=True)
+    assert laptop.recipe['classifier_factor'] == 1  # its features are standardized
 
 
 def test_the_history_has_every_batch_and_epochs_are_their_means(train, small):
