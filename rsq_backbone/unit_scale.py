@@ -26,6 +26,7 @@ def _fires(state_dict: Mapping[str, torch.Tensor]) -> List[str]:
     return sorted(key[:-len(suffix)] for key in state_dict if key.endswith(suffix))
 
 
+@torch.no_grad()
 def feature_rms(state_dict: Mapping[str, torch.Tensor], images: torch.Tensor) -> Tensors:
     """RMS per channel after conv1's ReLU and after the ReLUs of each squeeze and each fire module (paper's geometry).
 
@@ -71,6 +72,7 @@ def unit_scale_factors(sizes: Mapping[str, torch.Tensor]) -> Tensors:
     return factors
 
 
+@torch.no_grad()
 def rescale(state_dict: Mapping[str, torch.Tensor], factors: Mapping[str, torch.Tensor]) -> Tensors:
     """Multiply the outputs of the trunk's layers, and make up for it in the layers that read them and in conv10.
 
@@ -136,5 +138,7 @@ def dead_leaves(count: int = 2, size: int = 227) -> torch.Tensor:
 
 
 def unit_scale(state_dict: Mapping[str, torch.Tensor]) -> Tensors:
-    """Rescale a SqueezeNet of any scale, judged by its features on `dead_leaves`."""
-    return rescale(state_dict, unit_scale_factors(feature_rms(state_dict, dead_leaves())))
+    """Rescale a SqueezeNet of any scale, judged by its features on `dead_leaves`; any number of input channels."""
+    images = dead_leaves()
+    channels = torch.arange(state_dict[f'{_CONV1}.weight'].shape[1], device='cpu') % 3
+    return rescale(state_dict, unit_scale_factors(feature_rms(state_dict, images[:, channels])))
