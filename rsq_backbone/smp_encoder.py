@@ -2,16 +2,13 @@
 
 `smp.Unet("res_squeezenet")` finds it there. (`smp.Unet("tu-res_squeezenet")` needs nothing of this: it comes by timm.)
 """
-import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any, Dict, List, Sequence
 
-import huggingface_hub.constants
 import segmentation_models_pytorch as smp
 import torch
 import torch.nn as nn
+from huggingface_hub import hf_hub_download
 from segmentation_models_pytorch.encoders._base import EncoderMixin
 from timm.models import checkpoint_seq
 
@@ -19,9 +16,12 @@ from rsq_backbone.res_squeezenet import VARIANTS, ResSqueezeNet, checkpoint_filt
 
 __all__ = ['ResSqueezeNetEncoder', 'register_smp']
 
-_REPO_ID = 'rsq-backbone/res_squeezenet.caffe_in1k'  # one ImageNet start for all variants
-# Names this version of the bundled weights: the first 40 digits of the file's SHA-256.
-_REVISION = '648c7028490d5977f767053a3299277a92a35e9d'
+# What smp asks for by its hub's names. The folder takes the place of a repository, one for all variants: it is no name
+# that a repository could have, so the hub's client would refuse it before it asks anyone.
+_WEIGHTS = Path(str(default_cfgs['res_squeezenet'].default.file))
+_BUNDLED = str(_WEIGHTS.parent)
+_FILES = {'config.json': _WEIGHTS.with_name('preprocessing.json'), 'model.safetensors': _WEIGHTS}
+_from_hub = getattr(smp.encoders, 'hf_hub_download', hf_hub_download)
 
 
 class ResSqueezeNetEncoder(ResSqueezeNet, EncoderMixin):
@@ -85,49 +85,22 @@ class ResSqueezeNetEncoder(ResSqueezeNet, EncoderMixin):
             {k: v for k, v in complete.items() if k in own or k not in dropped}, *args, **kwargs)
 
 
-class _BundledSettings(Dict[str, Dict[str, str]]):
-    """smp's `pretrained_settings`: the moment smp looks a tag up, its files lie where the hub client will look."""
-
-    def __getitem__(self, tag: str) -> Dict[str, str]:
-        settings = super().__getitem__(tag)
-        _place_in_hub_cache(**settings)
-        return settings
-
-
-def _place_in_hub_cache(repo_id: str, revision: str) -> None:
-    """Copy the bundled weights to where huggingface_hub keeps downloads of `repo_id` at `revision`.
-
-    smp takes encoder weights from the hub only, and the hub client takes a file of a pinned revision from its cache
-    without asking the network.
-    """
-    cfg = default_cfgs['res_squeezenet'].default
-    snapshot = (
-        Path(huggingface_hub.constants.HF_HUB_CACHE) / f"models--{repo_id.replace('/', '--')}" / 'snapshots' / revision
-    )
-    files = {
-        'config.json': json.dumps(cfg.to_dict(remove_source=True), indent=2).encode(),
-        'model.safetensors': Path(str(cfg.file)).read_bytes(),
-    }
-    try:
-        snapshot.mkdir(parents=True, exist_ok=True)
-        for name, data in files.items():
-            target = snapshot / name
-            if not target.exists() or target.read_bytes() != data:
-                with tempfile.TemporaryDirectory(dir=snapshot) as folder:  # a reader never sees half a file
-                    (Path(folder) / name).write_bytes(data)
-                    os.replace(Path(folder) / name, target)
-    except OSError as e:
-        raise OSError(
-            f'The weights of Res-SqueezeNet must be copied to {snapshot} for smp to find them, but: {e}. Set HF_HOME '
-            'to a folder that can be written, or put "tu-" before encoder_name, which needs no copy.') from e
+def _bundled_or_from_hub(repo_id: str, filename: str, **kwargs: Any) -> str:
+    """In place of `hf_hub_download` in smp's module of encoders: the bundled file, or what the hub has."""
+    if repo_id == _BUNDLED:
+        return str(_FILES[filename])
+    return _from_hub(repo_id, filename, **kwargs)
 
 
 def register_smp() -> None:
     """Enter the variants into smp's registry. Importing `rsq_backbone` does this by itself, with smp's import."""
+    # smp fetches the weights of every encoder by this one function of its module, and has no other way in. The hub's
+    # client asks huggingface.co for things of its own even where the file lies in its cache, so it must not be called.
+    smp.encoders.hf_hub_download = _bundled_or_from_hub
     for name, params in VARIANTS.items():
         smp.encoders.encoders[name] = {
             'encoder': ResSqueezeNetEncoder,
-            'pretrained_settings': _BundledSettings(imagenet={'repo_id': _REPO_ID, 'revision': _REVISION}),
+            'pretrained_settings': {'imagenet': {'repo_id': _BUNDLED, 'revision': ''}},
             'params': dict(params),  # smp adds to them
         }
 

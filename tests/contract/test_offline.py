@@ -181,25 +181,42 @@ def test_the_weights_lie_inside_the_package() -> None:
     assert Path(rsq_backbone.__file__).parent in file.parents
 
 
-def test_a_damaged_copy_in_the_hub_cache_is_replaced(monkeypatch: Any, tmp_path: Path) -> None:
-    """A full disk or a killed process may leave half a file behind."""
-    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(tmp_path))
-    before = smp.encoders.get_encoder(MODEL, weights='imagenet').state_dict()
-    (copy,) = tmp_path.rglob('model.safetensors')
-    whole = copy.read_bytes()
-    copy.write_bytes(whole[:1000])
-    after = smp.encoders.get_encoder(MODEL, weights='imagenet').state_dict()
-    assert copy.read_bytes() == whole
-    assert [key for key, value in before.items() if not torch.equal(after[key], value)] == []
-    leftovers = {path.name for path in copy.parent.iterdir()} - {'config.json', 'model.safetensors'}
-    assert leftovers == set()
+def test_smp_needs_no_network_and_no_cache_to_build_save_and_load(run_python: Any, tmp_path: Path) -> None:
+    """A file stands where the hub's client would keep its cache, so nothing can be written there."""
+    (tmp_path / 'hf-home').write_text('not a folder')
+    run_python(f'''
+        import os
+        os.environ['HOME'] = os.environ['HF_HOME']
+        import rsq_backbone
+        import segmentation_models_pytorch as smp, torch
+        for variant in ('{MODEL}', '{MODEL}_lite'):
+            network = smp.Unet(variant, encoder_weights='imagenet', decoder_channels=(32, 16, 16, 8, 8)).eval()
+            network.save_pretrained(variant)
+            again = smp.from_pretrained(variant).eval()
+            x = torch.rand(1, 3, 64, 64)
+            assert torch.equal(again(x), network(x))
+        assert smp.encoders.get_preprocessing_fn('{MODEL}') is not None
+    ''')
 
 
-def test_a_cache_that_cannot_be_written_is_named_with_two_ways_out(monkeypatch: Any, tmp_path: Path) -> None:
-    (tmp_path / 'file').write_text('not a folder')
-    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(tmp_path / 'file' / 'hub'))
-    with pytest.raises(OSError, match=r'(?s)HF_HOME.*put "tu-" before'):
-        smp.encoders.get_encoder(MODEL, weights='imagenet')
+def test_preprocessing_for_smp_is_that_for_timm() -> None:
+    cfg = default_cfgs[MODEL].default
+    assert smp.encoders.get_preprocessing_params(MODEL) == {
+        'input_space': 'RGB', 'input_range': [0, 1], 'mean': [*cfg.mean], 'std': [*cfg.std]}
+
+
+def test_weights_of_other_encoders_still_come_from_the_hub(monkeypatch: Any) -> None:
+    class Asked(Exception):
+        pass
+
+    def from_hub(*args: Any, **kwargs: Any) -> str:
+        raise Asked(args, kwargs)
+
+    monkeypatch.setattr('rsq_backbone.smp_encoder._from_hub', from_hub)
+    settings = smp.encoders.encoders['resnet18']['pretrained_settings']['imagenet']
+    with pytest.raises(Asked) as asked:
+        smp.Unet('resnet18', encoder_weights='imagenet')
+    assert asked.value.args == ((settings['repo_id'], 'config.json'), {'revision': settings['revision']})
 
 
 @pytest.mark.network
