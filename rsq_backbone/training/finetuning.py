@@ -30,6 +30,7 @@ from rsq_backbone.training.faults import one_line_faults
 from rsq_backbone.training.fitting import Hardware, fit
 from rsq_backbone.training.frozen_features import cut_at_frozen
 from rsq_backbone.training.layers import freeze_stages, keep_statistics
+from rsq_backbone.training.lineage import describe_training
 from rsq_backbone.training.linear import LinearClassifier, LinearStart, fit_linear, pooled_features, pooled_input
 from rsq_backbone.training.memory import keep_freed_memory
 from rsq_backbone.training.pictures import INFERENCE_BATCH, Features, Inputs, Pictures, Samples
@@ -137,6 +138,7 @@ def finetune(
         metrics, predictions = judge(probabilities, parts.subset('validation'))
         clock.lap('evaluation')
 
+        describe_training(network.pretrained_cfg, chosen, pretrained)  # type: ignore[arg-type]
         folder.save_model(network, parts.classes)
         folder.save_split(('path', 'label', 'part', 'sha256'), [
             (path, images.classes[label], part, parts.content[path])

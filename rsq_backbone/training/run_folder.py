@@ -146,7 +146,7 @@ class RunFolder:
         return before
 
     def save_model(self, model: nn.Module, class_names: Sequence[str]) -> None:
-        """Weights and configuration as `timm.create_model('local-dir:...', pretrained=True)` reads them.
+        """Weights and configuration as timm and transformers read them, `timm.create_model('local-dir:...')` for one.
 
         The model's `pretrained_cfg` says which preprocessing it needs.
         """
@@ -155,6 +155,10 @@ class RunFolder:
             safetensors.torch.save_file(tensors, temporary, metadata={'format': 'pt'})
         with whole_file(self.config) as temporary:
             save_config_for_hf(model, str(temporary), model_config={'label_names': list(class_names)})
+            config = json.loads(temporary.read_text(encoding='utf-8'))
+            # timm writes it twice, and transformers refuses a model that gets it both ways.
+            config.get('model_args', {}).pop('num_classes', None)
+            temporary.write_text(json.dumps(config, indent=2) + '\n', encoding='utf-8')
 
     def save_split(self, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """split.csv: which picture served for what; `names` hold `part` and `sha256`, of the picture's file."""

