@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Iterable, Iterator, Sequence
 
-__all__ = ['sha256_of', 'whole_file', 'whole_folder', 'write_rows', 'write_text']
+__all__ = [
+    'replaced_folder', 'set_aside', 'sha256_of', 'whole_file', 'whole_folder', 'write_rows', 'write_text',
+]
 
 
 @contextmanager
@@ -49,6 +51,30 @@ def whole_folder(path: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+@contextmanager
+def replaced_folder(path: Path) -> Iterator[Path]:
+    """As `whole_folder`, in the place of a folder that may be there already.
+
+    That one is set aside at once, not deleted file by file: a stop leaves either of the two whole.
+    """
+    before = set_aside(path)
+    try:
+        with whole_folder(path) as temporary:
+            yield temporary
+            if path.exists():
+                shutil.rmtree(before, ignore_errors=True)
+                path.rename(before)
+    finally:
+        if not path.exists() and before.exists():
+            before.rename(path)
+        shutil.rmtree(before, ignore_errors=True)
+
+
+def set_aside(path: Path) -> Path:
+    """Where a folder that is replaced stays until the new one is there."""
+    return path.with_name(f'{path.name}.before')
 
 
 def write_rows(path: Path, rows: Iterable[Sequence[Any]]) -> None:

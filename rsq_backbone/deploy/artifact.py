@@ -6,7 +6,7 @@ from typing import Any, Dict, Sequence
 
 from rsq_backbone.deploy import loader
 from rsq_backbone.errors import UserError
-from rsq_backbone.files import sha256_of, whole_folder
+from rsq_backbone.files import replaced_folder, set_aside, sha256_of
 
 __all__ = ['LOADER', 'check_target', 'is_artifact', 'open_artifact', 'write_artifact']
 
@@ -40,14 +40,9 @@ def check_target(folder: Path, overwrite: bool) -> None:
             raise UserError(f'{folder} exists and is no artifact; choose another --output.')
         if is_artifact(folder) and not overwrite:
             raise UserError(f'{folder} exists: replace it with --overwrite, or choose another --output.')
-    before = _set_aside(folder)
+    before = set_aside(folder)
     if before.exists() and not is_artifact(before):
         raise UserError(f'{before} is in the way, and is not from here; move it, or choose another --output.')
-
-
-def _set_aside(folder: Path) -> Path:
-    """Where the artifact that is replaced stays until the new one is there."""
-    return folder.with_name(f'{folder.name}.before')
 
 
 def write_artifact(folder: Path, files: Sequence[Path], config: Dict[str, Any], overwrite: bool = False) -> None:
@@ -63,20 +58,10 @@ def write_artifact(folder: Path, files: Sequence[Path], config: Dict[str, Any], 
         UserError: if something else is there, or the folder cannot be written.
     """
     check_target(folder, overwrite)
-    before = _set_aside(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with whole_folder(folder) as temporary:
-                _fill(temporary, files, config)
-                # Set aside at once, not deleted file by file: a stop leaves either of the two whole.
-                if folder.exists():
-                    shutil.rmtree(before, ignore_errors=True)
-                    folder.rename(before)
-        finally:
-            if not folder.exists() and before.exists():
-                before.rename(folder)
-            shutil.rmtree(before, ignore_errors=True)
+        with replaced_folder(folder) as temporary:
+            _fill(temporary, files, config)
     except OSError as e:
         raise UserError(f'{folder} cannot be written ({e.strerror}); choose another --output.') from e
 
