@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rsq_backbone.classification import classify
     from rsq_backbone.evaluation import Evaluation, evaluate
     from rsq_backbone.images import ImageError, read_image
+    from rsq_backbone.importing.importing import ImportedCheckpoint, import_checkpoint
     from rsq_backbone.predictions import Classification
     from rsq_backbone.profiler.compare import Comparison, compare
     from rsq_backbone.profiler.measure import profile
@@ -30,9 +31,9 @@ if TYPE_CHECKING:
 
 __version__ = '0.1.0'
 __all__ = [
-    'Analysis', 'Classification', 'Comparison', 'Evaluation', 'Hardware', 'ImageError', 'Layer', 'Profile', 'RECIPES',
-    'Recipe', 'ResSqueezeNet', 'ResSqueezeNetEncoder', 'TrainingResult', 'analyze', 'classify', 'compare', 'evaluate',
-    'finetune', 'profile', 'read_image', 'register_smp',
+    'Analysis', 'Classification', 'Comparison', 'Evaluation', 'Hardware', 'ImageError', 'ImportedCheckpoint', 'Layer',
+    'Profile', 'RECIPES', 'Recipe', 'ResSqueezeNet', 'ResSqueezeNetEncoder', 'TrainingResult', 'analyze', 'classify',
+    'compare', 'evaluate', 'finetune', 'import_checkpoint', 'profile', 'read_image', 'register_smp',
 ]
 
 _HOME = {
@@ -41,6 +42,7 @@ _HOME = {
     'Evaluation': 'evaluation',
     'Hardware': 'training.fitting',
     'ImageError': 'images',
+    'ImportedCheckpoint': 'importing.importing',
     'Layer': 'analysis',
     'RECIPES': 'training.recipes',
     'Recipe': 'training.recipes',
@@ -54,6 +56,7 @@ _HOME = {
     'compare': 'profiler.compare',
     'evaluate': 'evaluation',
     'finetune': 'training.finetuning',
+    'import_checkpoint': 'importing.importing',
     'profile': 'profiler.measure',
     'read_image': 'images',
     'register_smp': 'smp_encoder',

@@ -32,7 +32,7 @@ def classify(
 
     Raises:
         ImageError: for a file that is not a usable picture.
-        UserError: if `topk` is out of range or the model is no classifier.
+        UserError: if `topk` is out of range, or the model is no classifier or takes something other than RGB or grey.
     """
     num_classes = getattr(model, 'num_classes', 0)
     if num_classes < 1:
@@ -72,12 +72,16 @@ def class_probabilities(
 def _probabilities(
         images: Sequence[Source], model: nn.Module, batch_size: int,
 ) -> Iterator[Tuple[Sequence[Source], List[Image.Image], torch.Tensor]]:
-    transform = create_transform(**resolve_data_config(model=model))
+    config = resolve_data_config(model=model)
+    transform = create_transform(**config)
+    mode = {1: 'L', 3: 'RGB'}.get(config['input_size'][0])  # as timm's data sets read pictures
+    if mode is None:
+        raise UserError(f'this model takes {config["input_size"][0]} channels, and pictures have 3, or 1 if grey.')
     device = next(model.parameters()).device
     for start in range(0, len(images), batch_size):
         chunk = images[start:start + batch_size]
         pictures = [image if isinstance(image, Image.Image) else read_image(Path(image)) for image in chunk]
-        batch = torch.stack([transform(picture) for picture in pictures]).to(device)
+        batch = torch.stack([transform(picture.convert(mode)) for picture in pictures]).to(device)
         yield chunk, pictures, model(batch).float().softmax(1)
 
 

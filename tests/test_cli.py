@@ -9,7 +9,7 @@ from PIL import Image
 from rsq_backbone.cli import _output
 from rsq_backbone.datasets.synthetic import load_synthetic
 
-COMMANDS = ('demo', 'finetune', 'evaluate', 'predict', 'classify', 'analyze', 'autoload')
+COMMANDS = ('demo', 'finetune', 'import', 'evaluate', 'predict', 'classify', 'analyze', 'autoload')
 
 
 @pytest.fixture

@@ -1,7 +1,19 @@
 """The `rsq` command. Sub-commands parse, call and print; what they call is imported when they run."""
 import typer
 
-from rsq_backbone.cli import analyze, autoload, classify, demo, deploy, evaluate, finetune, predict, profile, serve
+from rsq_backbone.cli import (
+    analyze,
+    autoload,
+    classify,
+    demo,
+    deploy,
+    evaluate,
+    finetune,
+    import_checkpoint,
+    predict,
+    profile,
+    serve,
+)
 from rsq_backbone.cli._running import run_app
 
 app = typer.Typer(
@@ -13,9 +25,10 @@ app = typer.Typer(
     rich_markup_mode='markdown',
 )
 for command in (
-        demo.demo, finetune.finetune, evaluate.evaluate, predict.predict, classify.classify, analyze.analyze,
-        deploy.deploy, serve.serve, profile.profile):
-    app.command()(command)
+        demo.demo, finetune.finetune, import_checkpoint.import_checkpoint, evaluate.evaluate, predict.predict,
+        classify.classify, analyze.analyze, deploy.deploy, serve.serve, profile.profile):
+    # A function cannot be called import.
+    app.command('import' if command is import_checkpoint.import_checkpoint else None)(command)
 app.add_typer(autoload.app, name='autoload')
 
 

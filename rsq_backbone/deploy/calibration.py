@@ -42,10 +42,14 @@ def read_calibration_set(
         arrays.append(preprocess(np.asarray(picture)))
     progress('reading pictures to calibrate with', len(chosen), len(chosen))
     if len(arrays) < _LEAST:
-        where = f'in {named}' if named is not None else f'left of those that {run} was trained on'
+        found = f'there are {len(arrays)} in {named}'
+        if named is None and trained_on:
+            found = f'there are {len(arrays)} left of those that {run} was trained on'
+        elif named is None:
+            found = f'{run} does not say which it was trained on'
         raise UserError(
-            f'int8 finds the ranges of activations by {_LEAST} pictures or more, and there are {len(arrays)} {where}; '
-            'name a folder with more by --calibration.')
+            f'int8 finds the ranges of activations by {_LEAST} pictures or more, and {found}; name a folder with more '
+            'by --calibration.')
     return np.concatenate(arrays)
 
 

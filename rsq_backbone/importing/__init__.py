@@ -1,0 +1,1 @@
+"""Networks that were trained elsewhere, made into run folders."""
