@@ -179,7 +179,7 @@ def assert_is(subject, folder, network):
     assert not any(module.training for module in built.modules())
     x = torch.randn(1, 3, 64, 64)
     with torch.inference_mode():
-        torch.testing.assert_close(built(x), network(x), rtol=0, atol=0)
+        torch.testing.assert_close(built(x), network(x))  # may be in another memory format, which rounds differently
     assert subject.trained
     assert subject.bytes_on_disk == (folder / 'model.safetensors').stat().st_size
 
