@@ -1,13 +1,14 @@
 """What the scale of the ImageNet start's features changes: the same function at several scales (benchmarks/starts.py).
 
     RSQ_DATA=... python benchmarks/unit_scale.py segmentation --output unit-scale/ --seeds 0,1,2
-    RSQ_DATA=... python benchmarks/unit_scale.py segmentation --output unit-scale/ --data camvid/ --networks unet,fpn
+    RSQ_DATA=... python benchmarks/unit_scale.py segmentation --output unit-scale/ --data peanut/ --networks unet,fpn
     RSQ_DATA=... python benchmarks/unit_scale.py finetuning --output unit-scale/ --data solar,clothing,grocery
     RSQ_DATA=... python benchmarks/unit_scale.py int8 --output unit-scale/
 
 RSQ_DATA names the folder that holds imagenet-samples/ (photographs that scales are measured on), nuclei/, clothing/ and
 grocery/; `solar` needs `pip install elpv-dataset`. Every finished run leaves a note in the output folder, so that a
 stopped benchmark goes on where it was, several may share a folder, and the tables hold every run that was asked for.
+benchmarks/prepare_peanut.py makes peanut/.
 On two cores, two of them with one thread each (OMP_NUM_THREADS=1 taskset -c 0 ...) are faster than one with two.
 benchmarks/detection.py does the same for detectors.
 """
@@ -30,7 +31,6 @@ from starts import STARTS, data_folder, photos, start
 from torch import nn
 
 from rsq_backbone.datasets.sources import load_source
-from rsq_backbone.errors import UserError
 from rsq_backbone.evaluation import evaluate
 from rsq_backbone.files import write_text
 from rsq_backbone.metrics import classification_metrics
@@ -275,8 +275,6 @@ def int8(
         seeds: Seeds = '0,1,2',
 ) -> None:
     """Agreement of the int8 ImageNet classifier with PyTorch, all of it in int8, by the halves of the photographs."""
-    if not networks or not targets:
-        raise UserError('name at least one network and one target.')
     cases = [Case('int8', 'imagenet-samples', network, target)
              for network in networks.split(',') for target in targets.split(',')]
     run_all(cases, starts.split(','), [int(seed) for seed in seeds.split(',')], output, _int8_run)

@@ -167,3 +167,20 @@ def test_peanut_masks_hold_class_numbers_at_the_places_of_the_painted_ones(bench
     assert Image.open(tmp_path / 'out' / 'images' / '0001.jpg').size == (512, 384)
     with pytest.raises(typer.BadParameter, match='is missing'):
         peanut.check(tmp_path)
+
+
+@pytest.mark.parametrize('variant', ['res_squeezenet', 'res_squeezenet_lite'])
+def test_starts_of_all_scales_compute_the_same(benchmark, monkeypatch, rsq_data, variant):
+    starts = benchmark('starts')
+    monkeypatch.setenv('RSQ_DATA', str(rsq_data))
+    images = starts.photos()[:4]
+    logits, sizes = {}, {}
+    for name in starts.STARTS:
+        model = timm.create_model(variant).eval()
+        model.load_state_dict(starts.start(name, variant))
+        with torch.no_grad():
+            logits[name] = model(images)
+            sizes[name] = model.stem(images).square().mean().sqrt().item()
+        torch.testing.assert_close(logits[name], logits['before'], rtol=0, atol=1e-4)
+    assert sizes['before'] > 20
+    assert all(0.5 < sizes[name] < 2 for name in starts.STARTS if name != 'before')
