@@ -90,9 +90,9 @@ def test_options_of_finetune_replace_the_recipe_s(rsq, pictures, tmp_path):
 
 
 def test_a_run_whose_logits_have_died_is_warned_of(rsq, pictures, tmp_path):
-    """At a hundred times the paper's rate its ReLU on the logits does not outlive the first steps."""
+    """At ten thousand times the paper's rate its ReLU on the logits does not outlive the first steps."""
     code, out, _ = rsq(
-        'finetune', pictures, '--recipe', 'paper', '--learning-rate', 0.03, '--batch-size', 4, '--epochs', 1,
+        'finetune', pictures, '--recipe', 'paper', '--learning-rate', 3, '--batch-size', 4, '--epochs', 1,
         '--input-size', 64, '--output', tmp_path / 'runs')
     assert code == 0
     assert 'warning: every picture is taken for' in out
