@@ -10,7 +10,8 @@ if TYPE_CHECKING:
 
 
 def deploy(
-        run: Annotated[Path, typer.Argument(metavar='RUN', help='Run folder of rsq finetune or of a demo.')],
+        run: Annotated[Path, typer.Argument(
+            metavar='RUN', help='Run folder of rsq finetune, rsq import or a demo.')],
         data: Annotated[Optional[str], typer.Option(
             metavar='DATA', help='Pictures to judge by: with classes as rsq evaluate takes them, or with masks as the '
             'demos take them. By default those that the run was judged by.')] = None,

@@ -7,7 +7,7 @@ import typer
 
 def evaluate(
         run: Annotated[Path, typer.Argument(
-            metavar='RUN', help='Run folder of rsq finetune, or artifact of rsq deploy.')],
+            metavar='RUN', help='Run folder of rsq finetune or rsq import, or artifact of rsq deploy.')],
         source: Annotated[str, typer.Argument(
             metavar='DATA', help='food, synthetic, or your own: a folder with one sub-folder a class, a folder with '
             'train/ and val/ (val/ is used), or a CSV file with columns path,label.')],

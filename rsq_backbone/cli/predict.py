@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 def predict(
         run: Annotated[Path, typer.Argument(
-            metavar='RUN', help='Run folder of rsq finetune, or artifact of rsq deploy.')],
+            metavar='RUN', help='Run folder of rsq finetune or rsq import, or artifact of rsq deploy.')],
         photos: Annotated[List[Path], typer.Argument(metavar='PHOTO', help='Pictures, or folders of pictures.')],
         topk: Annotated[int, typer.Option(min=1, help='How many classes to give for each picture.')] = 1,
         csv: Annotated[Optional[Path], typer.Option(help='Write a CSV file: path, rank, class, probability.')] = None,
