@@ -5,8 +5,8 @@
 
 RSQ_DATA names the folder that holds imagenet-samples/, which the arm `before` needs.
 
-Faster R-CNN, RetinaNet and FCOS get a feature pyramid network without norms, as torchvision builds it around a backbone
-of one's own; SSD takes the levels as they are. All layers train with AdamW at 1e-4 for 20 steps on the same two drawn
+Faster R-CNN, RetinaNet and FCOS get a feature pyramid network without norms, as torchvision builds it around a custom
+backbone; SSD takes the levels as they are. All layers train with AdamW at 1e-4 for 20 steps on the same two drawn
 plates of food, with the boxes of the foods on them: between different images a loss varies more than it falls in so few
 steps. Arms:
 

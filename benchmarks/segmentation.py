@@ -24,7 +24,6 @@ Trainings use a core better alone than in pairs. With two cores, half of them on
 """
 import dataclasses
 import json
-import os
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Dict, List, Optional, Sequence, Tuple
@@ -33,9 +32,9 @@ import torch
 import typer
 from measuring import NO_PEAK_MEMORY, environment, interleaved_rounds, peak_memory, set_threads, warm_up
 from printing import in_existing_folder, markdown_table, progress_bar, run
+from real_data import data_folder
 from runs import HEAD, TAIL, in_turn, interval_text, load_text, spread_text
 
-from rsq_backbone.errors import UserError
 from rsq_backbone.files import write_text
 from rsq_backbone.profiler.load import LoadWatch
 from rsq_backbone.profiler.statistics import median_interval
@@ -83,10 +82,7 @@ class Inference:
 
 
 def nuclei() -> Path:
-    folder = Path(os.environ.get('RSQ_DATA', '')) / 'nuclei'
-    if not os.environ.get('RSQ_DATA') or not folder.is_dir():
-        raise UserError('this benchmark needs real pictures; let RSQ_DATA name a folder that holds nuclei/.')
-    return folder
+    return data_folder('nuclei')
 
 
 def build(architecture: str, arm: str) -> torch.nn.Module:

@@ -7,41 +7,26 @@
     equalized   cross-layer equalization (Nagel et al. 2019, section 4.1): channels scaled so that their weights have
                 the same range in the layer that writes them and in the layer that reads them; then every layer to an
                 RMS near 1
-    random      He initialization
 """
 import json
-import os
 from functools import lru_cache
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, Dict, List
 
 import timm
 import torch
 import torch.nn as nn
+from real_data import data_folder
 from safetensors import safe_open
 from timm.models import generate_default_cfgs, register_model
 
 import rsq_backbone.res_squeezenet as network
-from rsq_backbone.errors import UserError
 from rsq_backbone.unit_scale import feature_rms, rescale
 from rsq_backbone.weights.convert import add_norm_statistics, read_photos
 
 Tensors = Dict[str, torch.Tensor]
 
 STARTS = 'before', 'unit', 'channel', 'equalized'
-
-
-def data_folder(name: str) -> Path:
-    """A folder of the real data that RSQ_DATA names.
-
-    Raises:
-        UserError: if there is none.
-    """
-    folder = Path(os.environ.get('RSQ_DATA', '')) / name
-    if not os.environ.get('RSQ_DATA') or not folder.is_dir():
-        raise UserError(f'this benchmark needs real images: set RSQ_DATA to a folder that holds {name}/.')
-    return folder
 
 
 @lru_cache
@@ -56,8 +41,6 @@ def start(name: str, variant: str = 'res_squeezenet') -> Tensors:
         exponents = json.loads(file.metadata()['unit_scale'])
         bundled = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
     model = network.ResSqueezeNet(**network.VARIANTS[variant])
-    if name == 'random':
-        return model.state_dict()
     if name == 'unit':
         return network.checkpoint_filter_fn(bundled, model)
     trunk = {key: value for key, value in bundled.items() if not key.startswith('stages.3.')}

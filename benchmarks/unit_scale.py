@@ -22,12 +22,14 @@ from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
+import segmentation_models_pytorch as smp
 import torch
 import typer
 from printing import markdown_table, progress_bar
+from real_data import data_folder
 from runs import HEAD, TAIL, interval_text, spread_text
 from solar_cells import Cell, load_cells, write_samples
-from starts import STARTS, data_folder, photos, start
+from starts import STARTS, photos, start
 from torch import nn
 
 from rsq_backbone.datasets.sources import load_source
@@ -107,25 +109,15 @@ def _tables(
 
 # ---- segmentation ----
 
-def _fpn(encoder: str, weights: Optional[str], classes: int) -> Any:
-    import segmentation_models_pytorch as smp
-
-    return smp.FPN(encoder, encoder_weights=weights, classes=classes, decoder_pyramid_channels=128)
-
-
-def _upernet(encoder: str, weights: Optional[str], classes: int) -> Any:
-    import segmentation_models_pytorch as smp
-
-    return smp.UPerNet(encoder, encoder_weights=weights, classes=classes, decoder_channels=128)
-
-
-def _segformer(encoder: str, weights: Optional[str], classes: int) -> Any:
-    import segmentation_models_pytorch as smp
-
-    return smp.Segformer(encoder, encoder_weights=weights, classes=classes, decoder_segmentation_channels=128)
-
-
-OWN_NETWORKS: Dict[str, Callable[..., Any]] = {'fpn': _fpn, 'upernet': _upernet, 'segformer': _segformer}
+# smp's own networks with half of their usual decoder width, as in the demos.
+OWN_NETWORKS: Dict[str, Callable[..., Any]] = {
+    'fpn': lambda encoder, weights, classes: smp.FPN(
+        encoder, encoder_weights=weights, classes=classes, decoder_pyramid_channels=128),
+    'upernet': lambda encoder, weights, classes: smp.UPerNet(
+        encoder, encoder_weights=weights, classes=classes, decoder_channels=128),
+    'segformer': lambda encoder, weights, classes: smp.Segformer(
+        encoder, encoder_weights=weights, classes=classes, decoder_segmentation_channels=128),
+}
 NETWORKS = ('unet', 'deeplab', 'pspnet', 'segnet', *OWN_NETWORKS)
 
 

@@ -109,7 +109,7 @@ def dead_leaves(count: int = 2, size: int = 227) -> torch.Tensor:
 
     The "dead leaves" model (Lee, Mumford & Huang 2001, International Journal of Computer Vision 41) has the edges,
     flat regions and power spectrum of natural images. Caffe's SqueezeNet answers it with feature maps whose RMS is
-    0.8 to 1.2 times that on ImageNet photographs.
+    0.75 to 1.05 times that on ImageNet photographs.
 
     Returns:
         (count, 3, size, size) float32, normalized with ImageNet's mean and standard deviation.

@@ -25,10 +25,10 @@ app = typer.Typer(
     rich_markup_mode='markdown',
 )
 for command in (
-        demo.demo, finetune.finetune, import_checkpoint.import_checkpoint, evaluate.evaluate, predict.predict,
-        classify.classify, analyze.analyze, deploy.deploy, serve.serve, profile.profile):
-    # A function cannot be called import.
-    app.command('import' if command is import_checkpoint.import_checkpoint else None)(command)
+        demo.demo, finetune.finetune, evaluate.evaluate, predict.predict, classify.classify, analyze.analyze,
+        deploy.deploy, serve.serve, profile.profile):
+    app.command()(command)
+app.command('import')(import_checkpoint.import_checkpoint)
 app.add_typer(autoload.app, name='autoload')
 
 

@@ -21,7 +21,7 @@ def read_class_names(place: Path) -> Tuple[str, ...]:
         place: The file or the folder, which may hold the class folders in train/.
 
     Raises:
-        UserError: if names are missing, occur twice or cannot be told apart.
+        UserError: if names are missing, occur twice or are ambiguous.
     """
     try:
         if place.is_dir():
@@ -90,5 +90,5 @@ def _refuse_same(place: Path, names: Sequence[str], keys: Sequence[str]) -> None
     if count > 1:
         same = [name for name, own in zip(names, keys, strict=True) if own == key]
         raise UserError(
-            f'{place}: the classes {" and ".join(same[:2])} cannot be told apart; name the classes, all different and '
+            f'{place}: the classes {" and ".join(same[:2])} are ambiguous; name the classes, all different and '
             'in the order of the network\'s outputs, by a text file with a name a line.')

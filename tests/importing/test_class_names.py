@@ -44,7 +44,7 @@ def test_a_text_file_names_a_class_a_line(tmp_path: Path, text: str) -> None:
 
 @pytest.mark.parametrize(('text', 'match'), [
     (b'a\n\nc\n', 'line 2: no name'),
-    (b'a\nb\na\n', 'classes a and a cannot be told apart'),
+    (b'a\nb\na\n', 'classes a and a are ambiguous'),
     (b'a\n\x1b[31mb\nc\n', 'line 2: no name, or one with control characters'),
     (b'\xff\xfe\x00', 'cannot be read'),
     (b'', 'line 1: no name'),
@@ -70,7 +70,7 @@ def test_places_without_classes_are_refused(tmp_path: Path) -> None:
 
 def test_folders_whose_order_is_left_to_chance_are_refused(tmp_path: Path) -> None:
     """timm takes numbers in names for numbers, so that the order of these two differs from run to run."""
-    with pytest.raises(UserError, match=r'the classes x0?1 and x0?1 cannot be told apart.*text file'):
+    with pytest.raises(UserError, match=r'the classes x0?1 and x0?1 are ambiguous.*text file'):
         read_class_names(folders(tmp_path / 'pictures', 'x1', 'x01', 'y'))
 
 
