@@ -39,6 +39,8 @@ from rsq_backbone.metrics import classification_metrics
 from rsq_backbone.progress import silent
 from rsq_backbone.training.finetuning import finetune
 from rsq_backbone.training.recipes import RECIPES
+from seg_demos.recipe import SegmentationRecipe
+from seg_demos.training import train
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, help=__doc__)
 
@@ -121,10 +123,7 @@ OWN_NETWORKS: Dict[str, Callable[..., Any]] = {
 NETWORKS = ('unet', 'deeplab', 'pspnet', 'segnet', *OWN_NETWORKS)
 
 
-def _segmentation_run(case: Case, name: str, seed: int, epochs: int, output: Path) -> Scores:
-    from seg_demos.recipe import SegmentationRecipe
-    from seg_demos.training import train
-
+def _segmentation_run(case: Case, recipe: SegmentationRecipe, name: str, seed: int, output: Path) -> Scores:
     architecture, _, variant = case.network.partition(':')
     build = OWN_NETWORKS.get(architecture) or import_module(f'seg_demos.{architecture}').build
 
@@ -133,7 +132,6 @@ def _segmentation_run(case: Case, name: str, seed: int, epochs: int, output: Pat
         network.encoder.load_state_dict(start(name, encoder))  # type: ignore[operator, union-attr]
         return network
 
-    recipe = SegmentationRecipe(epochs=epochs, encoder_factor=float(case.setting.split()[-1]))
     with TemporaryDirectory(dir=output) as folder:
         result = train(
             architecture, build_from_start, case.data, recipe, variant or 'res_squeezenet', seed=seed, output=folder,
@@ -158,11 +156,13 @@ def segmentation(
 ) -> None:
     """Segmentation networks with the training recipe of the demos."""
     folders = [str(data_folder('nuclei')) if name == 'nuclei' else name for name in data.split(',')]
-    cases = [Case('segmentation', folder, network, f'{epochs} epochs, encoder factor {factor}')
-             for folder in folders for network in networks.split(',') for factor in factors.split(',')]
+    recipes = {
+        Case('segmentation', folder, network, f'{epochs} epochs, encoder factor {factor}'):
+            SegmentationRecipe(epochs=epochs, encoder_factor=float(factor))
+        for folder in folders for network in networks.split(',') for factor in factors.split(',')}
     output.mkdir(parents=True, exist_ok=True)
-    run_all(cases, starts.split(','), [int(seed) for seed in seeds.split(',')], output,
-            lambda case, name, seed: _segmentation_run(case, name, seed, epochs, output))
+    run_all(list(recipes), starts.split(','), [int(seed) for seed in seeds.split(',')], output,
+            lambda case, name, seed: _segmentation_run(case, recipes[case], name, seed, output))
 
 
 # ---- fine-tuning ----
