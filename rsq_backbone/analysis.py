@@ -3,20 +3,21 @@
 The table is the one of the paper's figures 8 and 9 (MATLAB's network analyzer), in which additions and concatenations
 are layers of their own.
 """
-import math
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple, Union
 
 import torch
 import torch.fx
 import torch.nn as nn
+from timm.data import resolve_data_config
 from timm.models import get_notrace_functions, get_notrace_modules
-from torch.utils.flop_counter import FlopCounterMode
 
 from rsq_backbone.errors import UserError, one_line
+from rsq_backbone.evaluation_mode import in_evaluation_mode
+from rsq_backbone.model_loading import as_model
+from rsq_backbone.operations import OperationCounter
 
-__all__ = ['Analysis', 'Layer', 'analyze', 'in_evaluation_mode', 'refusal']
+__all__ = ['Analysis', 'Layer', 'analyze', 'refusal']
 
 _FUNCTION_TYPES = {'add': 'Addition', 'iadd': 'Addition', 'mul': 'Multiplication', 'cat': 'Concatenation'}
 
@@ -25,10 +26,11 @@ _FUNCTION_TYPES = {'add': 'Addition', 'iadd': 'Addition', 'mul': 'Multiplication
 class Layer:
     name: str
     type: str
-    activation: Tuple[int, ...]  # of one picture: channels, height, width
+    output_shape: Tuple[int, ...]  # for one image: channels, height, width
     learnables: Dict[str, Tuple[int, ...]]  # shape by parameter name
     parameters: int
-    macs: int  # multiply-accumulates of convolutions and matrix products, one picture
+    macs: int  # multiply-accumulates of convolutions, matrix products and attention, one image
+    activations: int  # values that these put out, one image
 
 
 @dataclass(frozen=True)
@@ -38,22 +40,27 @@ class Analysis:
     layers: Tuple[Layer, ...]
     parameters: int
     macs: int
-    activations: int  # values that all layers put out together, one picture
+    activations: int
     warnings: Tuple[str, ...]
 
 
-@torch.inference_mode()
-def analyze(model: nn.Module, input_size: Tuple[int, int, int], name: str = '') -> Analysis:
-    """Run one picture of noise through `model`, layer by layer.
+@torch.no_grad()
+def analyze(
+        model: Union[str, nn.Module], input_size: Optional[Tuple[int, int, int]] = None, name: str = '') -> Analysis:
+    """Run one image of noise through a network, layer by layer.
 
     Args:
-        model: Any network that torch.fx can trace. Analysed in evaluation mode; its own mode is restored.
-        input_size: Channels, height, width.
-        name: What the analysis calls the model; its class if not given.
+        model: Name of a timm model, which gets random weights, or any network that torch.fx can trace. It is run in
+            evaluation mode and left as it was.
+        input_size: Channels, height, width; by default what the model's configuration says, else (3, 224, 224).
+        name: What the analysis calls the model; by default the name that was given, else its class.
 
     Raises:
-        UserError: if the network cannot be traced, or not run at this size.
+        UserError: if timm does not know the name, or the network cannot be traced, or not run at this size.
     """
+    name = name or (model if isinstance(model, str) else type(model).__name__)
+    model = as_model(model, pretrained=False)
+    input_size = input_size or tuple(resolve_data_config(model=model)['input_size'])
     with in_evaluation_mode(model):
         recorder = _Recorder(_trace(model))
         generator = torch.Generator().manual_seed(0)
@@ -62,26 +69,14 @@ def analyze(model: nn.Module, input_size: Tuple[int, int, int], name: str = '') 
         except (RuntimeError, ValueError, AssertionError) as e:
             raise refusal(input_size, e) from e
         return Analysis(
-            model=name or type(model).__name__,
+            model=name,
             input_size=input_size,
             layers=tuple(recorder.layers),
             parameters=sum(p.numel() for p in model.parameters()),
             macs=sum(layer.macs for layer in recorder.layers),
-            activations=sum(math.prod(layer.activation) for layer in recorder.layers[1:]),
+            activations=sum(layer.activations for layer in recorder.layers),
             warnings=tuple(_warnings(model, recorder, output)),
         )
-
-
-@contextmanager
-def in_evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Every module gets its own mode back afterwards, those that were frozen in a training network too."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 def refusal(input_size: Tuple[int, ...], error: Exception) -> UserError:
@@ -112,8 +107,7 @@ class _Recorder(torch.fx.Interpreter):
         self.inputs: Dict[str, List[torch.Size]] = {}  # of the modules, by their names
 
     def run_node(self, n: torch.fx.Node) -> Any:
-        counter = FlopCounterMode(display=False)
-        with counter:
+        with OperationCounter() as counter:
             result = super().run_node(n)
         if not isinstance(result, torch.Tensor) or n.op in ('output', 'get_attr'):
             return result
@@ -127,10 +121,11 @@ class _Recorder(torch.fx.Interpreter):
         self.layers.append(Layer(
             name=_name(n),
             type=_type(n, module),
-            activation=tuple(result.shape[1:]),
+            output_shape=tuple(result.shape[1:]),
             learnables=learnables,
             parameters=0 if module is None else sum(p.numel() for p in module.parameters()),
-            macs=counter.get_total_flops() // 2,
+            macs=counter.total.macs,
+            activations=counter.total.activations,
         ))
         return result
 

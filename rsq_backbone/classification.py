@@ -9,7 +9,9 @@ from PIL import Image
 from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset, resolve_data_config
 
 from rsq_backbone.errors import UserError
+from rsq_backbone.evaluation_mode import in_evaluation_mode
 from rsq_backbone.images import read_image
+from rsq_backbone.model_loading import as_model
 from rsq_backbone.predictions import Classification, Prediction
 from rsq_backbone.progress import Progress, silent
 
@@ -18,22 +20,31 @@ __all__ = ['class_names', 'class_probabilities', 'classify']
 Source = Union[str, Path, Image.Image]
 
 
-@torch.inference_mode()
 def classify(
-        images: Sequence[Source], model: nn.Module, topk: int = 5, batch_size: int = 16,
+        images: Union[Source, Sequence[Source]], model: Union[str, nn.Module] = 'res_squeezenet', topk: int = 5,
+        batch_size: int = 16,
 ) -> List[Classification]:
-    """Classify pictures of any and of different sizes with the preprocessing that the model's configuration names.
+    """Classify images of any and of different sizes with the preprocessing that the model's configuration names.
+
+        rsq_backbone.classify('photo.jpg')[0].predictions[0]
 
     Args:
-        images: Files or RGB pictures.
-        model: A timm classifier; its mode (train or eval) is left as it is.
-        topk: Predictions per picture, 1 .. number of classes.
-        batch_size: Pictures per forward pass.
+        images: One or several files or RGB images.
+        model: A timm classifier, or the name of one with pretrained weights. It is run in evaluation mode and left as
+            it was.
+        topk: Predictions per image, 1 .. number of classes.
+        batch_size: Images per forward pass.
+
+    Returns:
+        One classification per image, in their order.
 
     Raises:
-        ImageError: for a file that is not a usable picture.
-        UserError: if `topk` is out of range, or the model is no classifier or takes something other than RGB or grey.
+        ImageError: for a file that is not a usable image.
+        UserError: if timm does not know the name, `topk` is out of range, or the model is no classifier or takes
+            something other than RGB or grayscale.
     """
+    images = [images] if isinstance(images, (str, Path, Image.Image)) else images
+    model = as_model(model, pretrained=True)
     num_classes = getattr(model, 'num_classes', 0)
     if num_classes < 1:
         raise UserError('this model has no classes; create it with num_classes > 0.')
@@ -54,10 +65,11 @@ def classify(
     return results
 
 
-@torch.inference_mode()
 def class_probabilities(
         images: Sequence[Source], model: nn.Module, batch_size: int = 16, progress: Progress = silent) -> np.ndarray:
     """Softmax over all classes, (N, classes) float32, with the preprocessing that the model's configuration names.
+
+    The model is run in evaluation mode and left as it was.
 
     Raises:
         ImageError: for a file that is not a usable picture.
@@ -82,7 +94,9 @@ def _probabilities(
         chunk = images[start:start + batch_size]
         pictures = [image if isinstance(image, Image.Image) else read_image(Path(image)) for image in chunk]
         batch = torch.stack([transform(picture.convert(mode)) for picture in pictures]).to(device)
-        yield chunk, pictures, model(batch).float().softmax(1)
+        with in_evaluation_mode(model), torch.inference_mode():
+            probabilities = model(batch).float().softmax(1)
+        yield chunk, pictures, probabilities
 
 
 def class_names(model: nn.Module) -> Tuple[str, ...]:

@@ -4,7 +4,7 @@ import warnings
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, Union
 
 import timm
 import torch
@@ -13,7 +13,7 @@ import torch.nn as nn
 import rsq_backbone.res_squeezenet  # noqa: F401  (registers)
 from rsq_backbone.errors import UserError, one_line
 
-__all__ = ['check_name', 'load_model', 'load_smp_folder']
+__all__ = ['as_model', 'check_name', 'load_model', 'load_smp_folder']
 
 
 def load_model(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
@@ -38,6 +38,19 @@ def load_model(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
                 f'the weights of {name!r} are out of reach ({one_line(e)}); go online, or use res_squeezenet, whose '
                 'weights are bundled.') from e
         raise UserError(f'{name!r} cannot be built like this: {one_line(e)}') from e
+
+
+def as_model(model: Union[str, nn.Module], pretrained: bool) -> nn.Module:
+    """The model itself, or what `load_model` makes of its name.
+
+    Raises:
+        UserError: where `load_model` does, or for anything else.
+    """
+    if isinstance(model, nn.Module):
+        return model
+    if isinstance(model, str):
+        return load_model(model, pretrained)
+    raise UserError(f'a model is a torch.nn.Module or the name of a timm model, not {type(model).__name__}.')
 
 
 def check_name(name: str) -> None:

@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 import torch.nn as nn
-from fvcore.nn import FlopCountAnalysis
+from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
 
 from rsq_backbone.analysis import analyze
 from rsq_backbone.errors import UserError
@@ -32,8 +32,8 @@ def test_layers_are_those_of_the_papers_figure(analysis):
     assert names[-5:] == ['drop9', 'conv10', 'relu_conv10', 'global_pool.pool', 'global_pool.flatten']
     assert len(names) == 62 + 9 + 6 + 4 + 1
     last = analysis.layers[names.index('stages.3.res5b.add')]
-    assert (last.type, last.activation) == ('Addition', (512, 7, 7))
-    assert analysis.layers[names.index('conv10')].activation == (1000, 7, 7)
+    assert (last.type, last.output_shape) == ('Addition', (512, 7, 7))
+    assert analysis.layers[names.index('conv10')].output_shape == (1000, 7, 7)
 
 
 def test_each_layers_learnables_add_up_to_its_parameters_and_the_total(analysis):
@@ -47,7 +47,39 @@ def test_multiply_accumulates_equal_fvcores(name):
     model = timm.create_model(name).eval()
     counted = FlopCountAnalysis(model, torch.randn(1, 3, 96, 96)).unsupported_ops_warnings(False)
     operators = counted.by_operator()
-    assert analyze(model, (3, 96, 96)).macs == operators['conv'] + operators['linear']
+    found = analyze(model, (3, 96, 96))
+    assert found.macs == operators['conv'] + operators['linear']
+    activations = ActivationCountAnalysis(model, torch.randn(1, 3, 96, 96)).unsupported_ops_warnings(False)
+    assert found.activations == activations.total()
+
+
+@pytest.mark.parametrize('name', ['vit_tiny_patch16_224', 'mobilevit_xxs'])
+def test_fused_attention_counts_as_the_matrix_products_that_it_replaces(name):
+    """fvcore sees these where timm's switch for fused attention is off."""
+    model = timm.create_model(name).eval()
+    size = model.default_cfg['input_size']
+    for module in model.modules():
+        if hasattr(module, 'fused_attn'):
+            module.fused_attn = False
+    x = torch.randn(1, *size)
+    macs = FlopCountAnalysis(model, x).unsupported_ops_warnings(False).by_operator()
+    activations = ActivationCountAnalysis(model, x).unsupported_ops_warnings(False).total()
+    for fused in (False, True):
+        for module in model.modules():
+            if hasattr(module, 'fused_attn'):
+                module.fused_attn = fused
+        found = analyze(model, size)
+        assert found.macs == macs['conv'] + macs['linear'] + macs['matmul']
+        assert found.activations == activations
+
+
+def test_a_name_is_built_and_run_at_its_own_size():
+    found = analyze('vit_tiny_patch16_224')
+    assert (found.model, found.input_size) == ('vit_tiny_patch16_224', (3, 224, 224))
+    assert 1.25e9 < found.macs < 1.26e9  # 1.26 G in the DeiT paper's table 1 (Touvron et al. 2021), rounded up
+    assert analyze(nn.Conv2d(3, 2, 3), (3, 5, 5), 'mine').model == 'mine'
+    with pytest.raises(UserError, match='unknown model'):
+        analyze('no_such_model')
 
 
 def test_warns_of_relu_on_the_logits_and_of_missing_norms(analysis):

@@ -4,7 +4,7 @@ import timm
 import torch
 from PIL import Image
 
-from rsq_backbone.classification import classify
+from rsq_backbone.classification import class_probabilities, classify
 from rsq_backbone.errors import UserError
 from rsq_backbone.images import ImageError
 
@@ -51,6 +51,37 @@ def test_class_names_come_from_the_models_configuration(pictures):
 def test_topk_out_of_range_is_refused(model, pictures, topk):
     with pytest.raises(UserError, match=r'topk should be 1 \.\. 1000'):
         classify(pictures, model, topk=topk)
+
+
+@pytest.mark.parametrize('given', ['path', 'list'])
+def test_a_training_model_classifies_as_in_evaluation_mode_and_is_left_as_it_was(model, pictures, given):
+    training = timm.create_model('res_squeezenet', pretrained=True)
+    training.stages[3].eval()  # as timm.utils.freeze leaves what is frozen
+    modes = {name: module.training for name, module in training.named_modules()}
+    state = {name: tensor.clone() for name, tensor in training.state_dict().items()}
+    images = pictures[0] if given == 'path' else pictures[:1]
+    assert classify(images, training) == classify(pictures[:1], model)
+    assert class_probabilities(pictures, training).tolist() == class_probabilities(pictures, model).tolist()
+    assert {name: module.training for name, module in training.named_modules()} == modes
+    assert any(modes.values())
+    assert all(torch.equal(tensor, state[name]) for name, tensor in training.state_dict().items())
+
+
+def test_takes_names_of_models_and_single_images(model, pictures):
+    found = classify(str(pictures[0]), 'res_squeezenet')
+    assert len(found) == 1
+    # From its name it is built in channels_last memory, which adds in another order.
+    for a, b in zip(found[0].predictions, classify([pictures[0]], model)[0].predictions, strict=True):
+        assert (a.class_name, a.probability) == (b.class_name, pytest.approx(b.probability, rel=1e-4))
+    assert classify(Image.open(pictures[0]), model)[0].predictions == classify(pictures[0], model)[0].predictions
+    assert classify(pictures[0]) == found
+
+
+@pytest.mark.parametrize(('wrong', 'told'), [
+    ('res_squeezenett', 'did you mean res_squeezenet'), (None, 'not NoneType'), (timm.create_model, 'not function')])
+def test_says_what_a_model_is(pictures, wrong, told):
+    with pytest.raises(UserError, match=told):
+        classify(pictures, wrong)
 
 
 def test_a_backbone_without_classes_is_refused(pictures):

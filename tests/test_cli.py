@@ -109,13 +109,13 @@ def test_analyze_json_has_the_layers(rsq):
     assert code == 0
     assert analysis['parameters'] == 10_431_561
     assert analysis['layers'][0] == dict(
-        name='input', type='Input', activation=[3, 227, 227], learnables={}, parameters=0, macs=0)
+        name='input', type='Input', output_shape=[3, 227, 227], learnables={}, parameters=0, macs=0, activations=0)
 
 
 def test_analyze_of_an_encoder_follows_depth_and_output_stride(rsq):
     code, out, _ = rsq('analyze', 'res_squeezenet', '--depth', 5, '--output-stride', 8, '--input-size', 256, '--json')
     assert code == 0
-    assert json.loads(out)['layers'][-1]['activation'] == [512, 32, 32]
+    assert json.loads(out)['layers'][-1]['output_shape'] == [512, 32, 32]
 
 
 @pytest.mark.parametrize('args', [

@@ -15,10 +15,11 @@ def analyze(
             Optional[int], typer.Option(help='Levels (1 .. 5) of the encoder to analyze, without a head.')] = None,
         json: Annotated[bool, typer.Option('--json', help='Print JSON instead of the table.')] = False,
 ) -> None:
-    """Show every layer of a network: name, type, activations, learnables, MACs; totals; warnings.
+    """Show every layer of a network: name, type, output shape, learnables, MACs; totals; warnings.
 
-    The columns are those of the paper's network analyzer. Activations are channels x height x width of one picture,
-    MACs its multiply-accumulates in convolutions and matrix products.
+    The columns are those of the paper's network analyzer. The output is channels x height x width for one image, MACs
+    are its multiply-accumulates in convolutions, matrix products and attention, and the activations of the last line
+    are the values that these put out.
 
     Examples:
 
@@ -28,7 +29,8 @@ def analyze(
 
         rsq analyze resnet18 --num-classes 9 --json
     """
-    from rsq_backbone.cli._output import loading, print_analysis, print_json
+    from rsq_backbone.cli._output import print_analysis, print_json
+    from rsq_backbone.cli._progress import loading
     from rsq_backbone.errors import UserError
 
     if depth is not None and not 1 <= depth <= 5:

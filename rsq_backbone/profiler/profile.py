@@ -160,7 +160,7 @@ class StageWork:
     name: str
     parameters: int
     macs: int
-    activations: int  # values that its layers put out
+    activations: int  # values that convolutions, matrix products and attention put out
     bytes_moved: int  # weights once, and what each layer reads and writes, as if nothing stayed in a cache
 
 

@@ -182,7 +182,8 @@ def work_table(profile: Profile) -> Table:
         tuple((
             w.model, size(w.input_size), f'{w.parameters:,}', figure(w.macs / 1e6), figure(w.activations / 1e6),
             megabytes(w.bytes_moved), megabytes(w.peak_activations)) for w in profile.works), 1,
-        'Of one picture, counted and not measured. MACs: multiply-accumulates. Bytes moved: weights once, and what '
+        'Of one picture, counted and not measured. MACs: multiply-accumulates of convolutions, matrix '
+        'products and attention. Activations: the values that these put out. Bytes moved: weights once, and what '
         'each layer reads and writes, as if nothing stayed in a cache. Peak activations: all values needed at the same '
         'time, as float32.' + ''.join(
             f' Not counted in {w.model}: {", ".join(w.not_counted)}.' for w in profile.works if w.not_counted))

@@ -2,7 +2,7 @@
 import statistics
 import time
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Dict, Iterator, List, Set, Tuple
 
 import torch
@@ -10,10 +10,10 @@ import torch.nn as nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
-from rsq_backbone.analysis import in_evaluation_mode, refusal
+from rsq_backbone.analysis import refusal
+from rsq_backbone.evaluation_mode import in_evaluation_mode
+from rsq_backbone.operations import Operations, count, tensors
 from rsq_backbone.profiler.profile import LayerTime, StageWork, Work
 
 __all__ = ['BETWEEN_LAYERS', 'REST', 'layer_times', 'work']
@@ -38,7 +38,7 @@ def work(model: nn.Module, input_size: Tuple[int, int, int], name: str = '') -> 
 
     A network that needs values, because its `forward` branches on them, runs for real instead, on a picture of noise.
 
-    Multiply-accumulates are those of convolutions, matrix products and attention. The peak of the activations is that
+    Multiply-accumulates and activations are those of `operations.Operations`. The peak of the activations is that
     of PyTorch in inference: each tensor counts from the operation that makes it until nothing refers to it any more,
     the input and the indices of max pooling too. What an operation needs for itself while it runs is not seen.
 
@@ -111,8 +111,7 @@ def _stages(module: nn.Module, prefix: str = '') -> Iterator[Tuple[str, nn.Modul
 
 @dataclass
 class _Stage:
-    macs: int = 0
-    activations: int = 0
+    operations: Operations = field(default_factory=Operations)
     bytes_moved: int = 0  # without the weights
 
 
@@ -144,11 +143,11 @@ class _Tracer(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        results = _tensors(out)
+        results = tensors(out)
         if not results or func.is_view:
             return out
         self._see_memory(results)
-        sources = _tensors((args, kwargs))
+        sources = tensors((args, kwargs))
         in_place = func._schema.is_mutable
         if in_place or not {_storage(t) for t in results} <= {_storage(t) for t in sources}:
             self._see_work(func, args, kwargs, out, sources, [t for t in results if t.is_floating_point()])
@@ -162,15 +161,11 @@ class _Tracer(TorchDispatchMode):
         if operation in _CREATIONS:
             return
         stage = self.stages.setdefault(self._inside[-1], _Stage())
-        count = flop_registry.get(func._overloadpacket)
-        if count is not None:
-            stage.macs += int(count(*args, **kwargs, out_val=out)) // 2
-        elif operation == '_scaled_dot_product_flash_attention_for_cpu':  # PyTorch's counter knows those of GPUs only
-            stage.macs += int(sdpa_flop_count(*(t.shape for t in sources[:3]))) // 2
+        counted = count(func, args, kwargs, out)
+        if counted is not None:
+            stage.operations += counted
         elif operation not in _COPIES | _REARRANGEMENTS:
             self.not_counted.add(operation if namespace == 'aten' else f'{namespace}::{operation}')
-        if operation not in _COPIES:
-            stage.activations += sum(t.numel() for t in results)
         read = [t for t in sources if _storage(t) not in self._own_storages]
         stage.bytes_moved += sum(t.numel() * t.element_size() for t in [*read, *results])
 
@@ -181,10 +176,6 @@ class _Tracer(TorchDispatchMode):
             if storage._cdata not in self._own_storages and storage._cdata not in self._alive:
                 self._alive[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
         self.peak = max(self.peak, sum(size for _, size in self._alive.values()))
-
-
-def _tensors(tree: Any) -> List[torch.Tensor]:
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
 
 
 def _storage(tensor: torch.Tensor) -> int:
@@ -205,8 +196,8 @@ def _with_parameters(model: nn.Module, stages: Dict[str, _Stage]) -> Iterator[St
             yield StageWork(
                 name=name,
                 parameters=parameters,
-                macs=stage.macs,
-                activations=stage.activations,
+                macs=stage.operations.macs,
+                activations=stage.operations.activations,
                 bytes_moved=_FLOAT32 * parameters + stage.bytes_moved,
             )
 
