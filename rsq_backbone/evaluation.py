@@ -51,7 +51,8 @@ def judge(
 
 
 def evaluate(
-        run: Union[str, Path], source: str, *, include_training: bool = False, progress: Progress = silent,
+        run: Union[str, Path], source: str, *, include_training: bool = False, allow_code: bool = False,
+        progress: Progress = silent,
 ) -> Evaluation:
     """Evaluate a run's or an artifact's classifier on pictures with classes.
 
@@ -61,6 +62,7 @@ def evaluate(
         run: Folder of the run or of the artifact.
         source: 'food', 'synthetic', or the path of a folder or CSV file; of a source with a split, its validation part.
         include_training: Keep the pictures that the model learned from.
+        allow_code: Also open an artifact of the target torch-export, whose file can run any code of its maker.
         progress: Told how far the work is.
 
     Raises:
@@ -68,7 +70,7 @@ def evaluate(
     """
     probabilities_of: Callable[[Sequence[Path]], np.ndarray]
     if is_artifact(Path(run)):
-        artifact = open_artifact(Path(run), 'classification')
+        artifact = open_artifact(Path(run), 'classification', allow_code)
         names, learned = artifact.classes, trained_on(artifact)
         probabilities_of = partial(artifact_probabilities, artifact, progress=progress)
     else:

@@ -13,13 +13,17 @@ from seg_demos.trained import Trained
 __all__ = ['load']
 
 
-def load(folder: Path) -> Trained:
+def load(folder: Path, allow_code: bool) -> Trained:
     """The network of an artifact.
 
+    Args:
+        folder: Of `rsq deploy`.
+        allow_code: See `rsq_backbone.deploy.loader.load`.
+
     Raises:
-        UserError: if it is damaged, its runtime is missing or too old, or it classifies.
+        UserError: where `open_artifact` does.
     """
-    artifact = open_artifact(folder, 'segmentation')
+    artifact = open_artifact(folder, 'segmentation', allow_code)
     preprocessing, stride = artifact.config['preprocessing'], artifact.config['size_multiple']
     config = {key: tuple(preprocessing[key]) for key in ('mean', 'std')}
     return Trained(_Network(artifact), artifact.classes, config, stride)

@@ -87,7 +87,8 @@ def _main(
             help='32-true, bf16-mixed, or auto: the faster one on this machine.')] = _DEFAULT.precision,
         json: Annotated[bool, typer.Option('--json', help='Print metrics.json instead of the table.')] = False,
 ) -> None:
-    from rsq_backbone.cli._output import loading, print_json, progress_bars, require, resumable
+    from rsq_backbone.cli._output import print_json, require, resumable
+    from rsq_backbone.cli._progress import loading, progress_bars
 
     require('train')
     with loading('loading PyTorch'):
@@ -130,5 +131,8 @@ def _print(result: 'SegmentationResult', folder: Path) -> None:
         f'mean IoU {metrics.mean_iou:.3f} ({interval(metrics.mean_iou_interval)}, 95 %), mean Dice '
         f'{metrics.mean_dice:.3f}, pixel accuracy {100 * metrics.pixel_accuracy:.1f} %', 'bold')
     print_classes(metrics.classes, metrics.pixels)
+    registers = ', seg_demos.segnet_model' if result.architecture == 'segnet' else ''
     print_what_next(
-        folder, f'python -m seg_demos.predict {folder} PICTURES --out overlays/', f'smp.from_pretrained("{folder}")')
+        folder, 'python -m seg_demos.predict', 'images/ --out overlays/',
+        f'import rsq_backbone{registers}, segmentation_models_pytorch as smp; '
+        f'model = smp.from_pretrained({str(folder)!r}).eval()')

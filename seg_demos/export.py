@@ -26,7 +26,8 @@ def export(
 
         python -m seg_demos.export runs/fields-deeplab --out fields.onnx
     """
-    from rsq_backbone.cli._output import loading, print_path, require
+    from rsq_backbone.cli._output import print_path, require
+    from rsq_backbone.cli._progress import loading
 
     require('onnx')
     with loading('exporting'):

@@ -24,6 +24,9 @@ def predict(
             min=96, help='Side of the tiles that larger pictures are cut into, at most; less saves memory.')] = 1024,
         overlap: Annotated[Optional[int], typer.Option(
             min=32, help='Pixels that neighbouring tiles share, by default a quarter; more shows fewer seams.')] = None,
+        allow_code: Annotated[bool, typer.Option(
+            '--allow-code', help='Open an artifact of the target torch-export, which can run any code of its maker.',
+        )] = False,
         json: Annotated[bool, typer.Option('--json', help='Print JSON instead of a list.')] = False,
 ) -> None:
     """Segment pictures and videos of any size with a network that you trained.
@@ -42,14 +45,15 @@ def predict(
 
         python -m seg_demos.predict runs/fields-unet-artifact aerial.tif   (faster)
     """
-    from rsq_backbone.cli._output import loading, print_json, progress_bars, report_bad_input
+    from rsq_backbone.cli._output import print_json, report_bad_input
+    from rsq_backbone.cli._progress import loading, progress_bars
 
     with loading('loading PyTorch'):
         from rsq_backbone.deploy.artifact import is_artifact
         from seg_demos import artifact, trained
         from seg_demos.segmenting import find_files, segment_files
 
-        network = (artifact if is_artifact(run) else trained).load(run)
+        network = artifact.load(run, allow_code) if is_artifact(run) else trained.load(run)
     files = find_files(pictures)
     with progress_bars() as progress:
         results, bad = segment_files(network, files, out, tile, overlap, progress)

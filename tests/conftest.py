@@ -148,6 +148,12 @@ def child_environment(tmp_path: Path) -> Dict[str, str]:
         **env, 'HF_HOME': str(tmp_path / 'hf-home'), 'HF_HUB_OFFLINE': '1', 'PYTHONPATH': str(tmp_path / 'site')}
 
 
+@pytest.fixture(autouse=True)
+def nothing_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands do not report slow steps, however busy this machine is: what they print is then always the same."""
+    monkeypatch.setattr('rsq_backbone.cli._progress._SHORT', float('inf'))
+
+
 @pytest.fixture
 def rsq(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Tuple[Any, str, str]]:
     """Run the command in this process; gives exit code, standard output, standard error."""

@@ -2,7 +2,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable, List, Sequence, Tuple
 
-from rsq_backbone.cli._output import print_classification, print_json, progress
+from rsq_backbone.cli._output import print_classification, print_json
+from rsq_backbone.cli._progress import progress
 from rsq_backbone.errors import UserError
 
 if TYPE_CHECKING:

@@ -1,31 +1,20 @@
 """How the sub-commands print: results to standard output, progress and errors to standard error."""
 import dataclasses
 import json
+import shlex
 import sys
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, Iterable, Iterator, Optional, Sequence, TypeVar
+from typing import TYPE_CHECKING, Any, Iterator, Sequence
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    SpinnerColumn,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-    track,
-)
-from rich.progress import Progress as Bars
 from rich.table import Table
 
 from rsq_backbone.errors import UserError
 from rsq_backbone.files import write_text
-from rsq_backbone.progress import Progress
 
 if TYPE_CHECKING:
     from rsq_backbone.analysis import Analysis
@@ -34,8 +23,6 @@ if TYPE_CHECKING:
     from rsq_backbone.metrics import ClassMetrics, Interval
     from rsq_backbone.predictions import Classification
     from rsq_backbone.results import TrainingResult
-
-T = TypeVar('T')
 
 # By which a command knows whether an extra is installed, as pyproject.toml lists them.
 _MODULES = {
@@ -46,40 +33,6 @@ _MODULES = {
 }
 
 stdout = Console()
-stderr = Console(stderr=True)
-
-
-def loading(what: str) -> AbstractContextManager[Any]:
-    """A spinner with the time elapsed, for work of unknown length such as importing torch."""
-    columns = (SpinnerColumn(), TextColumn('{task.description}'), TimeElapsedColumn())
-    bar = Bars(*columns, console=stderr, transient=True, disable=not stderr.is_terminal)
-    bar.add_task(what, total=None)
-    return bar
-
-
-def progress(items: Iterable[T], what: str, total: int) -> Iterable[T]:
-    """A bar with the time remaining, where there is anyone to see it."""
-    return track(
-        items, what, total=total, console=stderr, transient=True, disable=total < 2 or not stderr.is_terminal)
-
-
-@contextmanager
-def progress_bars() -> Iterator[Progress]:
-    """A bar with the time remaining for each piece of work, as it comes."""
-    columns = TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Bars(*columns, console=stderr, disable=not stderr.is_terminal) as bars:
-        tasks: Dict[str, TaskID] = {}
-        reached: Dict[str, int] = {}
-
-        def progress(what: str, done: int, total: Optional[int]) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            elif done < reached[what]:  # the same again, such as the tiles of the next picture
-                bars.reset(tasks[what], total=total)
-            reached[what] = done
-            bars.update(tasks[what], completed=done, total=total)
-
-        yield progress
 
 
 @contextmanager
@@ -158,17 +111,15 @@ def print_training(result: 'TrainingResult', folder: Path) -> None:
         print_path(f'warning: {fault}', 'yellow')
     print_classes(result.metrics.classes)
     print_what_next(
-        folder, f'rsq predict {folder} PICTURE ...', f'timm.create_model("local-dir:{folder}", pretrained=True)')
+        folder, 'rsq predict', 'photo.jpg',
+        f'import timm, rsq_backbone; model = timm.create_model({f"local-dir:{folder}"!r}, pretrained=True).eval()')
 
 
-def print_what_next(folder: Path, command: str, python: str) -> None:
-    """What to do with a finished run."""
-    stdout.print('\nlook at it:    ', end='')
-    print_path(str(folder / 'report.html'))
-    stdout.print('use it:        ', end='')
-    print_path(command)
-    stdout.print('in Python:     ', end='')
-    print_path(python)
+def print_what_next(folder: Path, command: str, arguments: str, python: str) -> None:
+    """What to do with a finished run; each line can be pasted as it is."""
+    print_path(f'\nlook at it:    {shlex.quote(str(folder / "report.html"))}')
+    print_path(f'use it:        {command} {shlex.quote(str(folder))} {arguments}')
+    print_path(f'in Python:     {python}')
 
 
 def print_evaluation(evaluation: 'Evaluation') -> None:
@@ -223,14 +174,14 @@ def print_analysis(analysis: 'Analysis') -> None:
     table.add_column('#', justify='right', style='dim')
     table.add_column('name', no_wrap=True)
     table.add_column('type', no_wrap=True)
-    table.add_column('activations', justify='right', no_wrap=True)
+    table.add_column('output', justify='right', no_wrap=True)
     table.add_column('learnables', overflow='fold')
     table.add_column('parameters', justify='right', no_wrap=True)
     table.add_column('MACs', justify='right', no_wrap=True)
     for number, layer in enumerate(analysis.layers, 1):
         learnables = ', '.join(f'{name} {_size(shape)}' for name, shape in layer.learnables.items())
         table.add_row(
-            str(number), layer.name, layer.type, _size(layer.activation), learnables,
+            str(number), layer.name, layer.type, _size(layer.output_shape), learnables,
             f'{layer.parameters:,}' if layer.parameters else '', f'{layer.macs:,}' if layer.macs else '')
     stdout.print(table)
     stdout.print(

@@ -22,7 +22,8 @@ def classify(
         rsq classify photo.jpg --model resnet18      (downloads its weights)
     """
     from rsq_backbone.cli._classifying import classify_each, print_classifications
-    from rsq_backbone.cli._output import loading, report_bad_input
+    from rsq_backbone.cli._output import report_bad_input
+    from rsq_backbone.cli._progress import loading
 
     with loading(f'loading {model}'):
         from rsq_backbone.classification import classify as classify_all

@@ -17,16 +17,8 @@ def demo(
 
         rsq demo --output /tmp/demo
     """
-    from rsq_backbone.cli._output import (
-        loading,
-        print_classification,
-        print_path,
-        print_segmentation_sizes,
-        progress,
-        progress_bars,
-        require,
-        stdout,
-    )
+    from rsq_backbone.cli._output import print_classification, print_path, print_segmentation_sizes, require, stdout
+    from rsq_backbone.cli._progress import loading, progress, progress_bars
 
     with loading('loading torch, timm and smp'):
         from rsq_backbone.demo import PHOTOGRAPHS, demonstrate

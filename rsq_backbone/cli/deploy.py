@@ -1,4 +1,5 @@
 """rsq deploy"""
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional, Tuple
 
@@ -47,7 +48,8 @@ def deploy(
 
         rsq deploy runs/cells-unet --threads 1
     """
-    from rsq_backbone.cli._output import loading, print_json, progress_bars
+    from rsq_backbone.cli._output import print_json
+    from rsq_backbone.cli._progress import loading, progress_bars
 
     with loading('loading PyTorch'):
         from rsq_backbone.deploy.deployment import deploy as deploy_run
@@ -66,6 +68,7 @@ def _print(result: 'Deployment') -> None:
     from rich.table import Table
 
     from rsq_backbone.cli._output import print_data_report, print_path, stdout
+    from rsq_backbone.deploy.artifact import LOADER
     from rsq_backbone.profiler.summary import SCATTER_MARKS
 
     classifies = result.task == 'classification'
@@ -96,8 +99,10 @@ def _print(result: 'Deployment') -> None:
             print_path(f'{one.name}: {one.status}: {one.message}')
     command = 'rsq predict' if classifies else 'python -m seg_demos.predict'
     print_path(f'\nwritten:       {result.folder}')
-    print_path(f'use it:        {command} {result.folder} PICTURE ...')
-    print_path(f'without this:  python {result.folder}/artifact.py PICTURE ...   (needs {_needs(result.chosen)})')
+    program = shlex.quote(str(Path(result.folder) / LOADER))
+    permission = ' --allow-code' if result.chosen.target == 'torch-export' else ''
+    print_path(f'use it:        {command} {shlex.quote(str(result.folder))} photo.jpg{permission}')
+    print_path(f'without this:  python {program} photo.jpg{permission}   # needs {_needs(result.chosen)}')
 
 
 # That the table fits into 80 columns; what is meant stands below it.

@@ -13,6 +13,9 @@ def evaluate(
             'train/ and val/ (val/ is used), or a CSV file with columns path,label.')],
         include_training: Annotated[bool, typer.Option(
             '--include-training', help='Keep the pictures that the model learned from; they flatter it.')] = False,
+        allow_code: Annotated[bool, typer.Option(
+            '--allow-code', help='Open an artifact of the target torch-export, which can run any code of its maker.',
+        )] = False,
         output: Annotated[Optional[Path], typer.Option(
             help='Folder for confusion.png, mistakes.png and evaluation.json.')] = None,
         json: Annotated[bool, typer.Option('--json', help='Print JSON instead of the table.')] = False,
@@ -27,14 +30,16 @@ def evaluate(
 
         rsq evaluate runs/photos-laptop more-photos.csv --output evaluation/
     """
-    from rsq_backbone.cli._output import loading, print_evaluation, print_json, progress_bars
+    from rsq_backbone.cli._output import print_evaluation, print_json
+    from rsq_backbone.cli._progress import loading, progress_bars
 
     with loading('loading PyTorch'):
         from rsq_backbone.evaluation import evaluate as evaluate_run
         from rsq_backbone.evaluation import save_evaluation
 
     with progress_bars() as progress:
-        evaluation = evaluate_run(run, source, include_training=include_training, progress=progress)
+        evaluation = evaluate_run(
+            run, source, include_training=include_training, allow_code=allow_code, progress=progress)
     if output is not None:
         save_evaluation(evaluation, output)
     if json:

@@ -57,15 +57,8 @@ def finetune(
 
         rsq finetune photos/ --model resnet18 --epochs 10 --name first-try
     """
-    from rsq_backbone.cli._output import (
-        loading,
-        print_json,
-        print_path,
-        print_training,
-        progress_bars,
-        require,
-        resumable,
-    )
+    from rsq_backbone.cli._output import print_json, print_path, print_training, require, resumable
+    from rsq_backbone.cli._progress import loading, progress_bars
 
     require('train')
     with loading('loading PyTorch'):

@@ -1,4 +1,5 @@
 """rsq import"""
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -38,7 +39,8 @@ def import_checkpoint(
 
         rsq import weights.safetensors --model res_squeezenet --classes photos/train
     """
-    from rsq_backbone.cli._output import loading, print_json
+    from rsq_backbone.cli._output import print_json
+    from rsq_backbone.cli._progress import loading
 
     with loading('loading PyTorch'):
         from rsq_backbone.importing.importing import import_checkpoint as run
@@ -63,6 +65,7 @@ def _print(result: 'ImportedCheckpoint') -> None:
         f'classes:       {len(result.classes)} ({", ".join(result.classes[:5])}'
         f'{" ..." if len(result.classes) > 5 else ""}), from {result.classes_from}')
     print_path(f'written:       {result.folder}')
-    print_path(f'use it:        rsq predict {result.folder} PICTURE ...')
-    print_path(f'judge it:      rsq evaluate {result.folder} DATA')
-    print_path(f'make it fast:  rsq deploy {result.folder} --data DATA')
+    folder = shlex.quote(str(result.folder))
+    print_path(f'use it:        rsq predict {folder} photo.jpg')
+    print_path(f'judge it:      rsq evaluate {folder} images/')
+    print_path(f'make it fast:  rsq deploy {folder} --data images/')

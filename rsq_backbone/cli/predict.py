@@ -15,6 +15,9 @@ def predict(
         photos: Annotated[List[Path], typer.Argument(metavar='PHOTO', help='Pictures, or folders of pictures.')],
         topk: Annotated[int, typer.Option(min=1, help='How many classes to give for each picture.')] = 1,
         csv: Annotated[Optional[Path], typer.Option(help='Write a CSV file: path, rank, class, probability.')] = None,
+        allow_code: Annotated[bool, typer.Option(
+            '--allow-code', help='Open an artifact of the target torch-export, which can run any code of its maker.',
+        )] = False,
         json: Annotated[bool, typer.Option('--json', help='Print JSON instead of tables.')] = False,
 ) -> None:
     """Name the class of pictures with a classifier that you trained.
@@ -33,7 +36,7 @@ def predict(
     from rsq_backbone.images import list_images
     from rsq_backbone.predictions import write_csv
 
-    classify = _classifier(run, topk)
+    classify = _classifier(run, topk, allow_code)
     files = [file for photo in photos for file in (list_images(photo) if photo.is_dir() else [photo])]
     if not files:
         raise UserError(
@@ -47,15 +50,15 @@ def predict(
     report_bad_input(bad)
 
 
-def _classifier(run: Path, topk: int) -> Callable[[Path], 'Classification']:
+def _classifier(run: Path, topk: int, allow_code: bool) -> Callable[[Path], 'Classification']:
     """What a run or an artifact says of a picture."""
-    from rsq_backbone.cli._output import loading
+    from rsq_backbone.cli._progress import loading
     from rsq_backbone.deploy.artifact import is_artifact, open_artifact
 
     if is_artifact(run):
         from rsq_backbone.deploy.classifying import classify_by
 
-        return partial(classify_by, open_artifact(run, 'classification'), topk=topk)
+        return partial(classify_by, open_artifact(run, 'classification', allow_code), topk=topk)
     with loading('loading PyTorch'):
         from rsq_backbone.classification import classify
         from rsq_backbone.model_loading import load_model

@@ -87,7 +87,8 @@ def profile(
     accuracies = _accuracies(accuracy)
     _check_files(json, csv, markdown, html)
 
-    from rsq_backbone.cli._output import progress_bars, require
+    from rsq_backbone.cli._output import require
+    from rsq_backbone.cli._progress import progress_bars
     from rsq_backbone.profiler.budget import over_budget, untrusted
     from rsq_backbone.profiler.measure import QUICK, STANDARD
     from rsq_backbone.profiler.measure import profile as measure

@@ -1,5 +1,6 @@
 """Writes the folders that `loader` reads, and opens them for the commands."""
 import json
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any, Dict, Sequence
@@ -18,18 +19,25 @@ def is_artifact(folder: Path) -> bool:
     return (folder / loader.CONFIG).is_file() and (folder / loader.CHECKSUMS).is_file()
 
 
-def open_artifact(folder: Path, task: str) -> loader.Artifact:
-    """The network in a folder, for 'classification' or 'segmentation'.
+def open_artifact(folder: Path, task: str, allow_code: bool) -> loader.Artifact:
+    """The network in a folder.
+
+    Args:
+        folder: Of `rsq deploy`.
+        task: 'classification' or 'segmentation'.
+        allow_code: See `loader.load`.
 
     Raises:
-        UserError: if it is damaged or for the other task, or its runtime is missing or too old.
+        UserError: if it is damaged or for the other task, its runtime is missing or too old, or it could run code and
+            that is not allowed.
     """
     try:
-        artifact = loader.load(folder)
+        artifact = loader.load(folder, allow_code=allow_code)
     except loader.ArtifactError as e:
         raise UserError(str(e)) from e
     if artifact.task != task:
-        raise UserError(f'{folder} is for {artifact.task}; {_COMMANDS[artifact.task]} {folder} PICTURE ... runs it.')
+        command = f'{_COMMANDS[artifact.task]} {shlex.quote(str(folder))} photo.jpg'
+        raise UserError(f'{folder} is for {artifact.task}; {command} runs it.')
     return artifact
 
 

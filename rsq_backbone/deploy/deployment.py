@@ -271,7 +271,7 @@ class _Trial:
         folder = converted.files[0].parent.with_name(f'{converted.files[0].parent.name}-artifact')
         write_artifact(folder, converted.files, {
             **self._deployable.config, **_conversion_config(target, precision, converted)})
-        return load(folder, self._threads)
+        return load(folder, self._threads, allow_code=True)  # it was written a moment ago
 
 
 def _conversion_config(target: str, precision: str, converted: Converted) -> Dict[str, Any]:

@@ -116,18 +116,24 @@ class Artifact:
             lambda x: self.run(np.ascontiguousarray(x)), picture, self._mean, self._std, tile, overlap, multiple)
 
 
-def load(folder: Union[str, Path], threads: Optional[int] = None) -> Artifact:
+def load(folder: Union[str, Path], threads: Optional[int] = None, *, allow_code: bool = False) -> Artifact:
     """Check an artifact and make it ready.
 
     Args:
         folder: Of `rsq deploy`.
         threads: For the work inside one operation; by default as many as the process may use cores.
+        allow_code: Also open an artifact of the target torch-export, whose .pt2 file can run any code of its maker.
 
     Raises:
-        ArtifactError: if the folder is no artifact, damaged or changed, or its runtime is missing or too old.
+        ArtifactError: if the folder is no artifact, damaged or changed, its runtime is missing or too old, or it could
+            run code and that is not allowed.
     """
     folder = Path(folder)
     config = _read_config(folder)
+    if config['runtime'] in _EXECUTING and not allow_code:
+        raise ArtifactError(
+            f'{folder} is a PyTorch program, which can run any code of its maker; if you trust it, allow that with '
+            'allow_code=True (--allow-code).')
     files = _check_files(folder)
     _check_runtime(config['runtime'], config['runtime_version'])
     try:
@@ -617,6 +623,10 @@ _RUNTIMES: Dict[str, Tuple[str, Callable[..., Callable[[np.ndarray], np.ndarray]
 }
 
 
+# Their files are unpickled.
+_EXECUTING = ('torch',)
+
+
 def _import_quietly(name: str, reporter: str) -> Any:
     """The module, without the one by which it would report its use to its makers."""
     before = sys.modules.get(reporter)
@@ -650,9 +660,12 @@ def _main(arguments: Optional[Sequence[str]] = None) -> int:
     parser.add_argument(
         '--out', type=Path, default=Path('overlays'),
         help='Folder for masks, NAME-mask.png, whose pixels are class numbers; of the same name they are replaced.')
+    parser.add_argument(
+        '--allow-code', action='store_true',
+        help='Open a PyTorch program (target torch-export), which can run any code of its maker.')
     options = parser.parse_args(arguments)
     try:
-        artifact = load(options.folder, options.threads)
+        artifact = load(options.folder, options.threads, allow_code=options.allow_code)
     except ArtifactError as e:
         print(f'artifact: {e}', file=sys.stderr)
         return 2

@@ -15,7 +15,7 @@ def test_deploy_prints_a_row_for_each_candidate_and_how_to_use_the_artifact(
     [chosen] = [row for row in rows if row[:2] == ['onnx', 'fp32']]
     assert eager[-1] == chosen[-3]  # the same accuracy
     assert chosen[-1] == 'chosen'
-    assert f'rsq predict {tmp_path / "a"} PICTURE ...' in out
+    assert f'rsq predict {tmp_path / "a"} photo.jpg' in out
     assert 'judged by 18 pictures, of which one is 5.56 points' in out
 
 

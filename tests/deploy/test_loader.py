@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any, Callable, Dict, Set
 
@@ -254,6 +255,56 @@ def refusal(artifact: Path) -> str:
         load(artifact)
     assert '\n' not in str(raised.value)
     return str(raised.value)
+
+
+class RunsCode:
+    """What unpickles it makes a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.folder),)
+
+
+def test_what_could_run_code_is_opened_on_request_only(
+        artifact: Path, photos: Path, rsq: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Network(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = torch.nn.Parameter(torch.ones(3, 3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.mean((2, 3)) @ self.w
+
+    torch.export.save(torch.export.export(Network(), (torch.zeros(1, 3, 64, 64),)), tmp_path / 'sound.pt2')
+    torch.save(RunsCode(tmp_path / 'code ran'), tmp_path / 'weights')
+    with zipfile.ZipFile(tmp_path / 'sound.pt2') as sound, zipfile.ZipFile(artifact / 'model.pt2', 'w') as changed:
+        for name in sound.namelist():
+            data = sound.read(name)
+            if name.endswith('model_weights_config.json'):
+                described = json.loads(data)
+                described['config']['w']['use_pickle'] = True
+                data = json.dumps(described).encode()
+            elif name.endswith('weights/weight_0'):
+                data = (tmp_path / 'weights').read_bytes()
+            changed.writestr(name, data)
+    (artifact / 'checksums.sha256').write_text(
+        (artifact / 'checksums.sha256').read_text() + f'{"0" * 64}  model.pt2\n')
+    rewrite(artifact, lambda config: config.update(target='torch-export', runtime='torch', runtime_version='2.0'))
+
+    assert 'can run any code of its maker' in refusal(artifact)
+    photo = next(photos.rglob('*.png'))
+    for command in (('predict', artifact, photo), ('evaluate', artifact, photos), ('serve', artifact)):
+        code, _, err = rsq(*command)
+        assert code == 2
+        assert 'allow_code=True (--allow-code)' in err
+    assert loader._main(['--folder', str(artifact), str(photo)]) == 2
+    assert '--allow-code' in capsys.readouterr().err
+    assert not (tmp_path / 'code ran').exists()
+    with pytest.raises(ArtifactError, match='torch cannot load'):
+        load(artifact, allow_code=True)
+    assert (tmp_path / 'code ran').exists()  # so the refusals above are what kept it from running
 
 
 @pytest.mark.parametrize('name', ['config.json', 'artifact.py'])

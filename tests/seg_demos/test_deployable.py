@@ -189,7 +189,7 @@ def test_what_cannot_be_judged_by_is_one_line(root, tmp_path):
 def test_each_command_names_the_other_for_the_others_artifacts(rsq, exact, predict, root):
     code, out, err = rsq('predict', exact, judged(root)[0][0])
     assert (code, out) == (2, '')
-    assert f'python -m seg_demos.predict {exact} PICTURE ... runs it' in err
+    assert f'python -m seg_demos.predict {exact} photo.jpg runs it' in err
     config = json.loads((root / 'exact' / 'config.json').read_text())
     config.update(task='classification', preprocessing={
         **config['preprocessing'], 'interpolation': 'bicubic', 'crop_pct': 1.0, 'crop_mode': 'squash'})
@@ -208,4 +208,4 @@ def test_deploy_prints_mean_iou_and_how_to_use_the_artifact(rsq, root, tmp_path,
     assert (code, err) == (0, '')
     assert 'IoU %' in out
     assert 'judged by 7 pictures' in out
-    assert f'python -m seg_demos.predict {tmp_path / "a"} PICTURE ...' in out
+    assert f'python -m seg_demos.predict {tmp_path / "a"} photo.jpg' in out

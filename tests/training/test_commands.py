@@ -2,6 +2,7 @@
 import csv
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -51,6 +52,22 @@ def probabilities(run, paths):
     return values, model.pretrained_cfg['label_names']
 
 
+def test_what_finetune_prints_last_can_be_pasted(rsq, pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = rsq('finetune', pictures, *TINY, '--recipe', 'linear', '--output', "it's mine", '--name', 'my run')
+    assert code == 0
+    hints = dict(line.split(': ', 1) for line in out.splitlines()[-3:])
+    assert [Path(page).is_file() for page in shlex.split(hints['look at it'])] == [True]
+    shutil.copy(next(pictures.rglob('*.png')), 'photo.jpg')
+    shell = {**os.environ, 'PATH': os.pathsep.join([str(Path(sys.executable).parent), os.environ['PATH']])}
+    done = subprocess.run(hints['use it'], shell=True, env=shell, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert 'photo.jpg' in done.stdout
+    code = f'{hints["in Python"].strip()}; print(model.num_classes, model.training)'
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False)
+    assert done.stdout == '3 False\n', done.stderr
+
+
 def test_finetune_trains_and_prints_the_result_beside_its_floor(rsq, pictures, tmp_path):
     code, out, err = rsq(
         'finetune', pictures, *TINY, '--epochs', 1, '--batch-size', 4, '--output', tmp_path / 'runs', '--name', 'mine')
@@ -65,7 +82,7 @@ def test_finetune_trains_and_prints_the_result_beside_its_floor(rsq, pictures, t
     for name in ('blue', 'green', 'red'):
         assert lines[name].split()[1] == '2'  # validation pictures
     assert f'{run}/report.html' in out
-    assert f'timm.create_model("local-dir:{run}", pretrained=True)' in out
+    assert f"timm.create_model('local-dir:{run}', pretrained=True).eval()" in out
 
 
 def test_finetune_json_is_metrics_json(rsq, pictures, tmp_path):
