@@ -93,7 +93,7 @@ class DeployableSegmentation(Deployable):
             rows, columns = height - part.shape[0], width - part.shape[1]
             return self.preprocess(np.pad(part, ((0, rows), (0, columns), (0, 0)), mode='edge'))
 
-        trained_on = [Path(row['picture']) for row in self._folder.pictures('train')]
+        trained_on = [Path(row['path']) for row in self._folder.find_pictures('train')]
         most = min(300, max(10, _CALIBRATION_PIXELS // (height * width)))
         return read_calibration_set(named, trained_on, self._folder.path, most, preprocess, progress)
 

@@ -15,6 +15,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from rsq_backbone.datasets.labelled_images import LabelledImages
 from rsq_backbone.datasets.split import split
+from rsq_backbone.datasets.words import located
 from rsq_backbone.errors import UserError, one_line
 from rsq_backbone.files import whole_file, write_text
 from rsq_backbone.machine import machine, versions
@@ -106,11 +107,11 @@ def train(
         source, architecture, *([] if encoder == 'res_squeezenet' else [encoder]), seed=seed)
     folder = RunFolder(Path(output) / label)
     settings = {
-        'source': source, 'recipe': dataclasses.asdict(recipe), 'model': f'{architecture} {encoder}',
+        'source': located(source), 'recipe': dataclasses.asdict(recipe), 'model': f'{architecture} {encoder}',
         'encoder_weights': encoder_weights, 'options': options or {}, 'classes': classes and list(classes),
         'colours': colours and [[*colour, index] for colour, index in colours.items()], 'ignore_index': ignore_index,
         'train_share': train_share, 'seed': seed}
-    with one_line_faults(folder.path):
+    with one_line_faults(folder.path), folder.locked():
         finished = folder.claim(settings, resume, overwrite, SegmentationResult.from_json)
         if finished is not None:
             return finished
@@ -136,8 +137,8 @@ def train(
         scores, metrics = _judge(network, config, coding, validation, progress)
         clock.lap('evaluation')
         save_model(network, folder.path, coding.classes, config)
-        folder.save_split(('picture', 'mask', 'part', 'sha256'), [
-            (pair.picture, pair.mask, part, checked.content[pair.picture])
+        folder.save_split(('path', 'mask', 'part', 'sha256'), [
+            (pair.picture.absolute(), pair.mask.absolute(), part, checked.content[pair.picture])
             for part, pairs in (('train', training), ('validation', validation)) for pair in pairs])
         result = SegmentationResult(
             format=FORMAT,

@@ -49,7 +49,7 @@ class DeployableClassifier(Deployable):
         self.data = data or 'the validation pictures of the run'
 
     def calibration_set(self, named: Optional[Path], progress: Progress) -> np.ndarray:
-        trained_on = [Path(row['path']) for row in self._folder.pictures('train')]
+        trained_on = [Path(row['path']) for row in self._folder.find_pictures('train')]
         return read_calibration_set(named, trained_on, self._folder.path, _CALIBRATION, self.preprocess, progress)
 
     def samples(self) -> Iterator[Sample]:
@@ -90,14 +90,15 @@ def _judged_pictures(
         return validation.images, [*validation.left_out, *validation.notes]
     place = {name: i for i, name in enumerate(names)}
     rows = [row for row in folder.pictures('validation') if row['label'] in place]
-    there = [row for row in rows if Path(row['path']).is_file()]
+    there = [row for row in folder.find_pictures('validation') if row['label'] in place]
     if not rows:
         raise UserError(
             f'{folder.path} does not say which pictures it can be judged by; name pictures with classes that it was '
             'not trained on with --data.')
     if not there:
         raise UserError(
-            f'the pictures that {folder.path} was judged by are not there any more; name others with --data.')
+            f'the pictures that {folder.path} was judged by are not there any more ({rows[0]["path"]}, for one); name '
+            'others with --data.')
     images = LabelledImages(
         tuple(Path(row['path']) for row in there), tuple(place[row['label']] for row in there), names)
     gone = len(rows) - len(there)

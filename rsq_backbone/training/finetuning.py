@@ -14,6 +14,7 @@ from rsq_backbone.datasets.checks import check
 from rsq_backbone.datasets.labelled_images import LabelledImages
 from rsq_backbone.datasets.sources import load_source
 from rsq_backbone.datasets.split import split
+from rsq_backbone.datasets.words import located
 from rsq_backbone.errors import UserError
 from rsq_backbone.evaluation import judge, mistakes
 from rsq_backbone.machine import machine, versions
@@ -91,9 +92,9 @@ def finetune(
         source, *([] if model == 'res_squeezenet' else [model]), chosen.name, seed=seed)
     folder = RunFolder(Path(output) / label)
     settings = {
-        'source': source, 'recipe': dataclasses.asdict(chosen), 'model': model, 'pretrained': pretrained,
+        'source': located(source), 'recipe': dataclasses.asdict(chosen), 'model': model, 'pretrained': pretrained,
         'input_size': input_size, 'train_share': train_share, 'seed': seed}
-    with one_line_faults(folder.path):
+    with one_line_faults(folder.path), folder.locked():
         finished = folder.claim(settings, resume, overwrite, TrainingResult.from_json)
         if finished is not None:
             return finished
@@ -141,7 +142,7 @@ def finetune(
         describe_training(network.pretrained_cfg, chosen, pretrained)  # type: ignore[arg-type]
         folder.save_model(network, parts.classes)
         folder.save_split(('path', 'label', 'part', 'sha256'), [
-            (path, images.classes[label], part, parts.content[path])
+            (path.absolute(), images.classes[label], part, parts.content[path])
             for part, images in ((part, parts.subset(part)) for part in ('train', 'held_out', 'validation'))
             for path, label in zip(images.paths, images.labels, strict=True)])
         folder.save_predictions(predictions)

@@ -4,15 +4,19 @@ import dataclasses
 import json
 import os
 import shutil
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Callable, Dict, FrozenSet, List, Optional, Sequence, TypeVar
+from typing import Any, Callable, Dict, FrozenSet, Iterator, List, Optional, Sequence, TypeVar
 
 import safetensors.torch
 import torch.nn as nn
+from filelock import FileLock, Timeout
 from timm.models._hub import save_config_for_hf
 
+from rsq_backbone.datasets.words import same_source
 from rsq_backbone.errors import UserError
-from rsq_backbone.files import whole_file, write_rows, write_text
+from rsq_backbone.files import sha256_of, whole_file, write_rows, write_text
+from rsq_backbone.images import IMAGE_SUFFIXES
 from rsq_backbone.results import PicturePrediction
 from rsq_backbone.training.faults import one_line_faults
 
@@ -25,7 +29,7 @@ class RunFolder:
     """Files of a run. What has its final name is whole; `metrics.json` is written last and marks a finished run.
 
     Args:
-        path: The folder; `claim` looks at it, `begin` makes it.
+        path: The folder; `locked` keeps others out, `claim` looks at it, `begin` makes it a run.
     """
 
     def __init__(self, path: Path) -> None:
@@ -36,6 +40,7 @@ class RunFolder:
         self.checkpoints = path / 'checkpoints'
         self._settings = path / 'settings.json'
         self._split = path / 'split.csv'
+        self._lock = path / '.lock'
 
     @property
     def last_checkpoint(self) -> Path:
@@ -53,6 +58,39 @@ class RunFolder:
                     f'{self.path} is not a finished run ({file.name} is missing); rsq finetune makes one, and rsq '
                     'import makes one of a checkpoint of timm.')
         return f'local-dir:{self.path}'
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from writing the same run; what stops this process, or the machine, ends the lock.
+
+        Raises:
+            UserError: if another process is at it.
+        """
+        made = [] if _is_child() else [folder for folder in (self.path, *self.path.parents) if not _exists(folder)]
+        lock = FileLock(self._lock, blocking=False)
+        try:
+            if not _is_child():
+                self.path.mkdir(parents=True, exist_ok=True)
+                lock.acquire()
+        except Timeout:
+            raise UserError(
+                f'{self.path} exists and is being written by another process; wait for its end, or choose another '
+                '--name.',
+            ) from None
+        except (OSError, ValueError, NotImplementedError):  # `begin` says what is wrong; some disks have no locks
+            pass
+        try:
+            yield
+        finally:
+            if lock.is_locked:
+                with suppress(OSError):  # where open files cannot be removed: below
+                    self._lock.unlink()
+                lock.release()
+                with suppress(OSError):
+                    self._lock.unlink()
+            with suppress(OSError, ValueError):  # they are no longer empty, or could not be made
+                for folder in made:
+                    folder.rmdir()
 
     def claim(
             self, settings: Dict[str, Any], resume: bool, overwrite: bool, read: Callable[[Dict[str, Any]], T],
@@ -77,7 +115,9 @@ class RunFolder:
         if not resume or not self.metrics.exists():
             return None
         try:
-            return read(json.loads(self.metrics.read_text(encoding='utf-8')))
+            result = read(json.loads(self.metrics.read_text(encoding='utf-8')))
+            self._clean()
+            return result
         except (AttributeError, KeyError, TypeError, ValueError) as e:
             if isinstance(e, UserError):
                 raise
@@ -90,7 +130,8 @@ class RunFolder:
             if self.path.exists() and not self.path.is_dir():
                 raise UserError(f'{self.path} is a file; choose another --output or --name.')
             # A run that was killed while it wrote its first file leaves but a part of that.
-            taken = self.path.is_dir() and not all(file.match('.settings-*.json') for file in self.path.iterdir())
+            taken = self.path.is_dir() and not all(
+                file == self._lock or file.match('.settings-*.json') for file in self.path.iterdir())
         except (OSError, ValueError) as e:  # a name that no file can have
             if isinstance(e, UserError):
                 raise
@@ -103,7 +144,9 @@ class RunFolder:
                 f'{self.path} exists: continue it with --resume, replace it with --overwrite, or choose another '
                 '--name.')
         before = self._settings_before()
-        changed = [key for key in settings if settings[key] != before.get(key)]
+        changed = [
+            key for key in settings if settings[key] != before.get(key)
+            and not (key == 'source' and same_source(settings[key], str(before.get(key))))]
         if resume and changed:
             raise UserError(
                 f'{self.path} was begun with other settings ({", ".join(changed)}); resume with the same command, or '
@@ -117,13 +160,15 @@ class RunFolder:
         """
         if _is_child():
             return
-        if resume and self._settings.exists() and self._settings_before() != settings:
+        if resume and self._settings.exists() and self._settings_before().get('pictures') != settings['pictures']:
             raise UserError(
                 f'the training data have changed since {self.path} was begun; begin again with --overwrite.')
         try:
             with one_line_faults(self.path):
                 if not resume and self._settings.exists():
-                    shutil.rmtree(self.path)
+                    for file in self.path.iterdir():
+                        if file != self._lock:
+                            _remove(file)
                 self.path.mkdir(parents=True, exist_ok=True)
                 write_text(self._settings, json.dumps(settings, indent=2) + '\n')  # first: it makes a folder a run
                 self.checkpoints.mkdir(exist_ok=True)
@@ -163,7 +208,7 @@ class RunFolder:
             temporary.write_text(json.dumps(config, indent=2) + '\n', encoding='utf-8')
 
     def save_split(self, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """split.csv: which picture served for what; `names` hold `part` and `sha256`, of the picture's file."""
+        """split.csv: which picture served for what; `names` hold `path`, `part` and `sha256`, of the picture's file."""
         write_rows(self._split, [names, *rows])
 
     def training_content(self) -> FrozenSet[str]:
@@ -173,6 +218,28 @@ class RunFolder:
     def pictures(self, part: str) -> List[Dict[str, str]]:
         """Those of one part, 'train', 'held_out' or 'validation', with `path`, `label` and `sha256` each."""
         return [row for row in self._rows() if row['part'] == part]
+
+    def find_pictures(self, part: str) -> List[Dict[str, str]]:
+        """The same, but only those whose content is found, at the `path` where it lies now.
+
+        Files of other content at the noted paths are not the run's pictures. What is not found there is looked for
+        below the folder of the run's source.
+        """
+        rows = self.pictures(part)
+        found: Dict[str, Path] = {}
+        for row in rows:
+            if _content(Path(row['path'])) == row['sha256']:
+                found[row['sha256']] = Path(row['path'])
+        missing = {row['sha256'] for row in rows} - found.keys()
+        source = Path(str((self.settings() or {}).get('source', '')))
+        folder = source if source.is_dir() else source.parent
+        if missing and source.is_absolute() and source.exists():
+            for path in sorted(folder.rglob('*')):
+                if path.suffix.lower() in IMAGE_SUFFIXES:
+                    found.setdefault(_content(path), path)
+                    if missing <= found.keys():
+                        break
+        return [{**row, 'path': str(found[row['sha256']])} for row in rows if row['sha256'] in found]
 
     def _rows(self) -> List[Dict[str, str]]:
         if not self._split.exists():  # a checkpoint that came without its run
@@ -188,9 +255,27 @@ class RunFolder:
     def finish(self, result: Any) -> None:
         """Write metrics.json and remove what only a resumed run would need."""
         write_text(self.metrics, json.dumps(dataclasses.asdict(result), indent=2, allow_nan=False) + '\n')
-        shutil.rmtree(self.checkpoints, ignore_errors=True)
-        for leftover in self.path.glob('.*-*'):  # of a process that was killed while it wrote
-            leftover.unlink(missing_ok=True)
+        self._clean()
+
+    def _clean(self) -> None:
+        """Remove what only a resumed run would need, and what processes left that were killed while they wrote."""
+        for leftover in (self.checkpoints, *self.path.glob('.*-*')):
+            with suppress(OSError):
+                _remove(leftover)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name that no file can have
+        return True
 
 
 def run_name(source: str, *parts: str, seed: int) -> str:
@@ -199,6 +284,15 @@ def run_name(source: str, *parts: str, seed: int) -> str:
     data = path.stem if path.suffix.lower() == '.csv' else path.name
     seeded = [f'seed{seed}'] if seed else []
     return '-'.join([data, *(part.replace('/', '-').replace(':', '-') for part in parts), *seeded])
+
+
+def _content(path: Path) -> str:
+    """SHA-256 of a file; '' if it cannot be read."""
+    try:
+        with path.open('rb') as file:
+            return sha256_of(file)
+    except OSError:
+        return ''
 
 
 def _is_child() -> bool:

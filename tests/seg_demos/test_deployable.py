@@ -50,7 +50,7 @@ def deployment(root):
 
 
 def judged(root):
-    return [(row['picture'], row['mask']) for row in RunFolder(root / 'runs' / 'run').pictures('validation')]
+    return [(row['path'], row['mask']) for row in RunFolder(root / 'runs' / 'run').pictures('validation')]
 
 
 def test_every_candidate_is_judged_by_the_masks_of_the_run(deployment, root):
@@ -141,7 +141,7 @@ def test_the_loader_cuts_large_pictures_into_the_same_tiles(exact, root):
 
 def test_pictures_of_ones_own_are_judged_by_and_those_trained_on_left_out(root, tmp_path):
     more = draw(tmp_path / 'more', 3, seed=5)
-    picture, mask = next((row['picture'], row['mask']) for row in RunFolder(root / 'runs' / 'run').pictures('train'))
+    picture, mask = next((row['path'], row['mask']) for row in RunFolder(root / 'runs' / 'run').pictures('train'))
     shutil.copy(picture, more / 'images' / '99.png')
     shutil.copy(mask, more / 'masks' / '99.png')
     found = DeployableSegmentation(RunFolder(root / 'runs' / 'run'), str(more), lambda *args: None)

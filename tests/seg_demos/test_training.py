@@ -65,7 +65,7 @@ def test_its_figures_are_what_smp_and_scikit_learn_make_of_the_saved_model(finis
     with (folder / 'split.csv').open(newline='') as file:
         rows = [row for row in csv.DictReader(file) if row['part'] == 'validation']
     for row in rows:
-        x = (np.asarray(Image.open(row['picture'])) / 255 - mean) / std
+        x = (np.asarray(Image.open(row['path'])) / 255 - mean) / std
         height, width = x.shape[:2]
         padded = np.pad(x, ((0, -height % 32), (0, -width % 32), (0, 0)), 'edge')
         with torch.inference_mode():

@@ -359,3 +359,85 @@ def test_a_call_that_cannot_begin_takes_no_name(train, pictures, runs, tmp_path)
 def test_a_folder_without_a_finished_run_is_no_model(tmp_path):
     with pytest.raises(UserError, match='not a finished run'):
         RunFolder(tmp_path / 'nothing').timm_name()
+
+
+@pytest.fixture
+def listed(pictures, tmp_path):
+    """A run's folder with nothing but settings and a split: two pictures of each class judge it."""
+    folder = RunFolder(tmp_path / 'run')
+    folder.path.mkdir()
+    (folder.path / 'settings.json').write_text(json.dumps(
+        {'source': str(pictures), 'recipe': {}, 'model': 'm', 'seed': 0}))
+    folder.save_split(('path', 'label', 'part', 'sha256'), [
+        (path, path.parent.name, 'validation', hashlib.sha256(path.read_bytes()).hexdigest())
+        for path in sorted(pictures.glob('*/[01].png'))])
+    return folder
+
+
+def contents(found):
+    return [(row['label'], hashlib.sha256(Path(row['path']).read_bytes()).hexdigest()) for row in found]
+
+
+def test_pictures_are_found_by_their_content(listed, pictures):
+    expected = [(row['label'], row['sha256']) for row in listed.pictures('validation')]
+    assert contents(listed.find_pictures('validation')) == expected
+    (pictures / 'blue').rename(pictures / 'swapped')
+    (pictures / 'red').rename(pictures / 'blue')  # other pictures of the same names
+    (pictures / 'swapped').rename(pictures / 'red')
+    assert contents(listed.find_pictures('validation')) == expected
+    (pictures / 'green' / '0.png').unlink()
+    assert contents(listed.find_pictures('validation')) == [
+        row for row in expected if row != next(row for row in expected if row[0] == 'green')]
+
+
+def test_a_run_is_found_and_resumed_from_any_working_folder(rsq, pictures, runs, tmp_path, monkeypatch):
+    monkeypatch.chdir(pictures.parent)
+    arguments = (
+        '--recipe', 'linear', '--model', 'test_resnet', '--no-pretrained', '--input-size', 64, '--output', runs)
+    assert rsq('finetune', pictures.name, *arguments)[0] == 0
+    [run] = runs.iterdir()
+    (tmp_path / 'elsewhere').mkdir()
+    monkeypatch.chdir(tmp_path / 'elsewhere')
+    (tmp_path / 'linked').symlink_to(pictures)
+    for spelling in (f'{pictures}/', f'../{pictures.name}', tmp_path / 'linked'):
+        code, _, err = rsq('finetune', spelling, *arguments, '--resume', '--name', run.name)
+        assert (code, err) == (0, '')
+    assert len(RunFolder(run).find_pictures('validation')) == 6
+
+
+def test_a_run_is_written_by_one_process_at_a_time(refused, pictures, runs, run_python):
+    """The lock is another process's; within one process it is the same thing that is asked."""
+    folder = RunFolder(runs / 'run')
+    arguments = ('finetune', pictures, '--recipe', 'linear', '--output', runs, '--name', 'run')
+    with folder.locked():
+        assert 'exists and is being written by another process' in refused(*arguments)
+        done = run_python('''
+            import sys
+            from pathlib import Path
+            from rsq_backbone.training.run_folder import RunFolder
+            try:
+                with RunFolder(Path(sys.argv[1])).locked():
+                    print('mine')
+            except ValueError as e:
+                print(e)
+        ''', str(folder.path))
+        assert 'is being written by another process' in done.stdout
+    assert not runs.exists()  # nothing was written
+
+
+def test_what_a_killed_process_left_is_removed_with_the_next_result(tmp_path):
+    @dataclasses.dataclass
+    class Result:
+        a: int = 1
+
+    folder = RunFolder(tmp_path)
+    left = [tmp_path / 'checkpoints', tmp_path / '.model-abc']
+    for one in left:
+        one.mkdir()
+        (one / 'part').write_text('half')
+    folder.finish(Result())
+    assert [file.name for file in tmp_path.iterdir()] == ['metrics.json']
+    (tmp_path / 'settings.json').write_text('{"source": "a", "recipe": {}, "model": "m", "seed": 0}')
+    left[0].mkdir()
+    assert folder.claim({}, True, False, lambda plain: plain['a']) == 1
+    assert not left[0].exists()
