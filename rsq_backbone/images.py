@@ -12,7 +12,8 @@ from rsq_backbone.files import sha256_of
 
 __all__ = ['CONVERSIONS', 'ImageError', 'ImageFacts', 'inspect_image', 'list_images', 'opened_image', 'read_image']
 
-IMAGE_SUFFIXES = frozenset({'.bmp', '.gif', '.jfif', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp'})
+IMAGE_SUFFIXES = frozenset({
+    '.bmp', '.gif', '.jfif', '.jpe', '.jpeg', '.jpg', '.pbm', '.pgm', '.png', '.pnm', '.ppm', '.tif', '.tiff', '.webp'})
 # Whatever a file is called, Pillow would else hand PostScript to Ghostscript.
 _FORMATS = ('BMP', 'GIF', 'JPEG', 'PNG', 'PPM', 'TIFF', 'WEBP')
 MIN_SIDE = 8

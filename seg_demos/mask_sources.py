@@ -10,6 +10,8 @@ from typing import Dict, List, Optional, Sequence, Tuple
 from rsq_backbone.cache_folder import cache_folder
 from rsq_backbone.datasets.folders import UNPRINTABLE
 from rsq_backbone.datasets.food_scene import CLASSES
+from rsq_backbone.datasets.parts import TRAINING, names_of_part
+from rsq_backbone.datasets.passed_over import is_passed_over
 from rsq_backbone.datasets.synthetic import load_synthetic, mask_path
 from rsq_backbone.errors import UserError, one_line
 from rsq_backbone.images import IMAGE_SUFFIXES
@@ -18,8 +20,7 @@ from seg_demos.masks import IGNORED, MaskCoding
 
 __all__ = ['MaskedCollection', 'MaskedImage', 'load_masks']
 
-_TRAIN = ('train', 'training')
-_VAL = ('val', 'valid', 'validation')
+_VALIDATION = ('val', 'valid', 'validation', 'dev')  # test/ is left alone
 # What a mask is called beside its picture's name: labelling programs', CamVid's own _L and Supervisely's included.
 _MASK_ENDINGS = ('_mask', '-mask', '_L', '_label', '_labels', '_gt', '_seg', '_segmentation')
 
@@ -49,6 +50,7 @@ def load_masks(source: str, progress: Progress = silent) -> MaskedCollection:
         images/ masks/                              also with pictures and masks in folders of the same names below
         train/images/ train/masks/ val/images/ ...  or images/train/ masks/train/ ...
         train/ trainannot/ val/ valannot/           CamVid's
+                                                    (also training_set/, dev/ and the like)
         JPEGImages/ SegmentationClass/ ImageSets/Segmentation/train.txt, val.txt    Pascal VOC's
 
     A mask has its picture's name, or that and an ending such as _mask or _L. No file is opened yet.
@@ -114,21 +116,26 @@ class _Folder:
 
     def _parts(self) -> Optional[Tuple[Tuple[MaskedImage, ...], Optional[Tuple[MaskedImage, ...]]]]:
         """What the author set apart; nothing if there is not even a folder for training."""
-        train = next((found for found in map(self._part, _TRAIN) if found), None)
+        train = next((found for found in map(self._part, self._named(TRAINING)) if found), None)
         if train is None:
             if (self.root / 'images').is_dir() and (self.root / 'masks').is_dir():
                 return None
             raise UserError(
                 f'{self.root}: no pictures with masks found; put them into images/ and masks/, under train/ and val/ '
                 'if you have set some apart (CamVid and VOC trees are read as they are).')
-        val = next((found for found in map(self._part, _VAL) if found), None)
+        val = next((found for found in map(self._part, self._named(_VALIDATION)) if found), None)
         if val is None:
-            for folder in self._there(*_VAL):
+            for folder in self._there(*self._named(_VALIDATION)):
                 raise UserError(
                     f'{folder}: no masks for it; add them as train/ has them, or take the folder away to have part of '
                     'the training pictures set apart.')
         self.notes += [f'{folder} is left alone.' for folder in self._there('test')]
         return self._pairs(*train), self._pairs(*val) if val else None
+
+    def _named(self, words: Sequence[str]) -> List[str]:
+        """Folders that are called like a part, directly in the root or in images/."""
+        places = [folder for folder in (self.root, self.root / 'images') if folder.is_dir()]
+        return names_of_part({path.name for place in places for path in place.iterdir() if path.is_dir()}, words)
 
     def _there(self, *names: str) -> List[Path]:
         folders = [folder for name in names for folder in (self.root / name, self.root / 'images' / name)]
@@ -203,8 +210,8 @@ class _Folder:
                 continue
             seen.add(here.resolve())
             for path in sorted(here.iterdir()):
-                if path.name.startswith('.'):  # such as the ._NAME.jpg that a Mac leaves on foreign disks
-                    hidden += [path] if path.suffix.lower() in IMAGE_SUFFIXES else []
+                if is_passed_over(path):  # such as the ._NAME.jpg that a Mac leaves on foreign disks
+                    hidden += [path] if path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES else []
                 elif UNPRINTABLE.search(path.name):
                     self.left_out.append(f'{_shown(path)}: the name is not UTF-8 or holds control characters; '
                                          'rename it.')

@@ -110,6 +110,11 @@ def _leave_out_contradictions(groups: Sequence[List[_Picture]], classes: Sequenc
             continue
         for picture in copies:
             other = first if picture.label != first.label else second
+            if os.path.realpath(picture.path) == os.path.realpath(other.path):
+                picture.problem = (
+                    f'{picture.path}: listed as class {classes[picture.label]} and as class {classes[other.label]}; '
+                    'take out the wrong line.')
+                continue
             picture.problem = (
                 f'{picture.path}: the same picture as {other.path}, but of class {classes[picture.label]} here and '
                 f'{classes[other.label]} there; delete the wrong one.')
@@ -121,6 +126,9 @@ def _leave_out_copies(groups: Sequence[List[_Picture]]) -> None:
         original = next((picture for picture in copies if picture.validating), copies[0])
         for picture in copies:
             if picture is not original:
+                if os.path.realpath(picture.path) == os.path.realpath(original.path):
+                    picture.problem = f'{picture.path}: listed more than once; take out the other lines.'
+                    continue
                 where = ', a validation picture' if original.validating and not picture.validating else ''
                 picture.problem = f'{picture.path}: the same picture as {original.path}{where}; delete it.'
 

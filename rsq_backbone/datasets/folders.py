@@ -4,16 +4,16 @@ import os
 import re
 from collections import defaultdict
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Set, Tuple
 
 from rsq_backbone.datasets.labelled_images import Collection, LabelledImages
+from rsq_backbone.datasets.parts import TRAINING, VALIDATION, names_of_part
+from rsq_backbone.datasets.passed_over import is_passed_over
 from rsq_backbone.errors import UserError, one_line
 from rsq_backbone.images import IMAGE_SUFFIXES
 
 __all__ = ['load_collection']
 
-TRAINING_FOLDERS = ('train', 'training')
-VALIDATION_FOLDERS = ('val', 'valid', 'validation', 'test', 'testing')  # the first that is there
 OUTSIDE = 'pictures outside the class folders'
 LONGEST_HEADER = 10_000  # characters; a file of another kind may have no line ends at all
 # What is not UTF-8, control characters and line ends: such a name fits into no line and no report.
@@ -28,15 +28,17 @@ def load_collection(source: Path) -> Collection:
 
     `source` is one of
     - a folder with a sub-folder for each class, in which pictures may lie at any depth;
-    - a folder with such folders in train/ and in val/ (or valid/, validation/, or else test/): its author's split;
+    - a folder with such folders in train/ and in val/ (or valid/, validation/, or else test/): its author's split.
+      Other names that hold these words (training_set/, seg_test/) count where the same class folders are in both;
     - a CSV file (comma, semicolon or tab; UTF-8) with the columns path, relative to the file's folder, and label, and
       optionally split, which is train or val.
 
     Classes are in alphabetical order. What was passed over is told in the collection's notes.
 
     Raises:
-        UserError: if it is none of these, has fewer than two classes or a class with validation pictures only, or if
-            a line of the CSV file is incomplete or names a file that is not there.
+        UserError: if it is none of these, has folders that could be classes as well as parts of a split, has fewer than
+            two classes or a class with validation pictures only, or if a line of the CSV file is incomplete or names a
+            file that is not there.
     """
     source = Path(source)
     if UNPRINTABLE.search(str(source)):
@@ -53,9 +55,10 @@ def load_collection(source: Path) -> Collection:
 
 def _from_folder(source: Path) -> Collection:
     skipped: Skipped = defaultdict(list)
-    parts = _author_split(source, skipped) or (source,)
+    parts, split_note = _author_split(source, skipped)
+    parts = parts or (source,)
     pictures = [_in_class_folders(part, source, skipped) for part in parts]
-    notes = tuple(f'Skipped {what}: {len(paths)} (first: {_shown(paths[0].relative_to(source))}).'
+    notes = split_note + tuple(f'Skipped {what}: {len(paths)} (first: {_shown(paths[0].relative_to(source))}).'
                   for what, paths in skipped.items() if paths)
     for part, found in zip(parts, pictures, strict=True):
         if not found:
@@ -67,19 +70,45 @@ def _from_folder(source: Path) -> Collection:
     return _collection(source, name, pictures[0], pictures[1] if len(parts) == 2 else None, notes)
 
 
-def _author_split(source: Path, skipped: Skipped) -> Tuple[Path, ...]:
-    """The folders of training and validation pictures, if there are both."""
+def _author_split(source: Path, skipped: Skipped) -> Tuple[Tuple[Path, ...], Tuple[str, ...]]:
+    """The folders of training and validation pictures, if there are both, and a note where that is a guess."""
     beside: Skipped = defaultdict(list)
     folders, outside = _list(source, beside)
     named = {folder.name.lower(): folder for folder in folders}
-    train = next((named[name] for name in TRAINING_FOLDERS if name in named), None)
-    val = next((named[name] for name in VALIDATION_FOLDERS if name in named), None)
+    train = next((named[name] for name in TRAINING if name in named), None)
+    val = next((named[name] for name in VALIDATION if name in named and name != 'dev'), None)
+    notes: Tuple[str, ...] = ()
     if train is None or val is None:
-        return ()
+        alike = _with_the_same_folders(folders)
+        if not alike:
+            return (), ()
+        named = {folder.name: folder for folder in alike}
+        training, validation = (names_of_part(named, words) for words in (TRAINING, VALIDATION))
+        if not training or not validation:
+            first, second, *_ = alike
+            shared = sorted(_folder_names(first) & _folder_names(second))
+            raise UserError(
+                f'{source}: {first.name}/ and {second.name}/ both hold {shared[0]}/ and {shared[1]}/, as parts of a '
+                'split do. If they are parts, call them train/ and val/, or name one of them alone; if they are '
+                'classes, put their images directly into them or list them in a CSV file.')
+        train, val = named[training[0]], named[validation[0]]
+        notes = (f'{train.name}/ is taken for training and {val.name}/ for validation: both hold the same folders.',)
     beside[OUTSIDE] = outside
     beside[f'folders beside {train.name}/ and {val.name}/'] = [f for f in folders if f not in (train, val)]
     skipped.update(beside)
-    return train, val
+    return (train, val), notes
+
+
+def _with_the_same_folders(folders: Sequence[Path]) -> List[Path]:
+    """Those that hold at least two folders of the same names as another one does."""
+    inside = {folder: _folder_names(folder) for folder in folders}
+    return [
+        one for one in folders
+        if any(len(inside[one] & inside[other]) > 1 for other in folders if other != one)]
+
+
+def _folder_names(folder: Path) -> Set[str]:
+    return {path.name for path in _list(folder, defaultdict(list))[0]}
 
 
 def _in_class_folders(root: Path, source: Path, skipped: Skipped) -> Labelled:
@@ -115,7 +144,7 @@ def _list(folder: Path, skipped: Skipped) -> Tuple[List[Path], List[Path]]:
     """The folders and the pictures directly in a folder, in alphabetical order."""
     folders, pictures = [], []
     for path in sorted(folder.iterdir()):
-        if path.name.startswith('.'):
+        if is_passed_over(path):
             skipped['hidden files and folders'].append(path)
         elif UNPRINTABLE.search(path.name):
             skipped['files and folders with names that are not UTF-8 or hold control characters'].append(path)
@@ -135,6 +164,7 @@ def _shown(path: Path) -> str:
 def _from_csv(source: Path) -> Collection:
     parts: Dict[str, Labelled] = {'train': [], 'val': []}
     missing: List[str] = []
+    listed: Dict[str, List[Tuple[int, str]]] = defaultdict(list)  # line and label, by the file that is meant
     line = 1
     # What is not UTF-8 is let through here, to be refused with the number of its line.
     with source.open(encoding='utf-8-sig', errors='surrogateescape', newline='') as file:
@@ -150,18 +180,23 @@ def _from_csv(source: Path) -> Collection:
                 if not os.path.isfile(source.parent / path):
                     missing.append(f'line {line}: {path}')
                 parts[part].append((source.parent / path, label))
+                listed[os.path.realpath(source.parent / path)].append((line, label))
         except csv.Error as e:
             raise UserError(f'{source}, after line {line}: {one_line(e)}; mend the quotes there.') from None
     if missing:
         raise UserError(
             f'{source}: {len(missing)} of the files that it names are not there: {_some(missing)}; paths are taken '
             f'from {source.parent.resolve()}.')
+    notes = tuple(
+        f'{source.name} lists {_shown(Path(file))} more than once: '
+        + ', '.join(f'line {number} as {label}' for number, label in rows_of_file) + '.'
+        for file, rows_of_file in listed.items() if len(rows_of_file) > 1)
     if 'split' not in columns:
-        return _collection(source, source.stem, parts['train'], None)
+        return _collection(source, source.stem, parts['train'], None, notes)
     for part, pictures in parts.items():
         if not pictures:
             raise UserError(f'{source}: no line says {part} under split; add such lines, or take out the column.')
-    return _collection(source, source.stem, parts['train'], parts['val'])
+    return _collection(source, source.stem, parts['train'], parts['val'], notes)
 
 
 def _header(source: Path, line: str) -> Tuple[List[str], str]:

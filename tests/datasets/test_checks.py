@@ -239,7 +239,7 @@ def test_a_picture_named_twice_counts_as_its_copy(tmp_path):
     collection = load_collection(pets(tmp_path, cats=2, dogs=2))
     images = collection.train.subset([0, 1, 0, 2, 3])
     assert lines_about(check(Collection('twice', images)).notes, 'copies').startswith('1 of 5')
-    with pytest.raises(UserError, match='of class cats here and dogs there'):
+    with pytest.raises(UserError, match='listed as class cats and as class dogs; take out the wrong line'):
         check(Collection('both', LabelledImages(
             images.paths[:2] * 2, (0, 0, 1, 1), ('cats', 'dogs'))))
 

@@ -132,6 +132,51 @@ def test_a_split_by_the_author_is_kept(tmp_path, train, val):
     assert collection.notes == ()
 
 
+@pytest.mark.parametrize(('train', 'val'), [
+    ('training_set', 'test_set'), ('seg_train', 'seg_test'), ('train', 'dev'), ('Train-2020', 'valid-2020'),
+    ('training', 'my.holdout.val')])
+def test_parts_by_other_names_are_told_by_the_folders_that_they_share(tmp_path, train, val):
+    make(tmp_path, *(f'{part}/{name}/1.jpg' for part in (train, val) for name in ('cats', 'dogs')), 'docs/a.jpg')
+    collection = load_collection(tmp_path)
+    assert pairs(collection.train, tmp_path) == [(f'{train}/cats/1.jpg', 'cats'), (f'{train}/dogs/1.jpg', 'dogs')]
+    assert pairs(collection.val, tmp_path) == [(f'{val}/cats/1.jpg', 'cats'), (f'{val}/dogs/1.jpg', 'dogs')]
+    assert f'{train}/ is taken for training and {val}/ for validation: both hold the same folders.' in collection.notes
+
+
+@pytest.mark.parametrize('parts', [('fold1', 'fold2', 'fold3'), ('left', 'right'), ('train_a', 'train_b')])
+def test_folders_that_may_be_classes_or_parts_are_refused(tmp_path, parts):
+    make(tmp_path, *(f'{part}/{name}/1.jpg' for part in parts for name in ('cats', 'dogs')))
+    message = refusal(tmp_path)
+    assert f'{parts[0]}/ and {parts[1]}/ both hold cats/ and dogs/' in message
+    assert 'call them train/ and val/' in message
+
+
+def test_classes_may_have_one_inner_folder_of_the_same_name_and_train_in_theirs(tmp_path):
+    make(tmp_path, 'test tubes/images/a.jpg', 'train station/images/b.jpg', 'val/c.jpg')
+    assert load_collection(tmp_path).train.classes == ('test tubes', 'train station', 'val')
+
+
+@pytest.mark.parametrize('folder', ['@eaDir', '$RECYCLE.BIN', 'lost+found', '__MACOSX', '#recycle', '.cache'])
+def test_folders_of_systems_are_neither_classes_nor_looked_into(tmp_path, folder):
+    make(tmp_path, 'cats/1.jpg', f'cats/{folder}/1.jpg/thumb.jpg', 'dogs/1.jpg', f'{folder}/a.jpg')
+    collection = load_collection(tmp_path)
+    assert pairs(collection.train, tmp_path) == [('cats/1.jpg', 'cats'), ('dogs/1.jpg', 'dogs')]
+    assert [note.split(':')[0] for note in collection.notes] == ['Skipped hidden files and folders']
+
+
+@pytest.mark.parametrize('suffix', ['.pgm', '.pbm', '.pnm', '.ppm', '.jpe', '.PGM'])
+def test_every_ending_of_a_format_that_is_read_is_found(tmp_path, suffix):
+    make(tmp_path, f'cats/1{suffix}', f'dogs/1{suffix}')
+    assert len(load_collection(tmp_path).train) == 2
+
+
+def test_a_table_that_lists_a_file_more_than_once_is_told_the_lines(tmp_path):
+    make(tmp_path, 'a.jpg', 'b.jpg', 'deep/c.jpg')
+    (tmp_path / 'x.csv').write_text('path,label\na.jpg,cat\nb.jpg,dog\n\ndeep/../a.jpg,dog\ndeep/c.jpg,cat\n')
+    [note] = load_collection(tmp_path / 'x.csv').notes
+    assert note == f'x.csv lists {tmp_path.resolve() / "a.jpg"} more than once: line 2 as cat, line 5 as dog.'
+
+
 def test_val_is_preferred_to_test_which_is_noted(tmp_path):
     make(tmp_path, *(f'{part}/{name}/1.jpg' for part in ('train', 'val', 'test') for name in ('cats', 'dogs')),
          'train/loose.jpg', 'top.jpg')

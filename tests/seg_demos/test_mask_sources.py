@@ -46,6 +46,25 @@ def test_images_beside_masks(tmp_path):
     assert (found.name, found.val, found.coding, found.left_out, found.notes) == (tmp_path.name, None, None, (), ())
 
 
+@pytest.mark.parametrize(('train', 'val'), [
+    ('training_set', 'validation_set'), ('seg_train', 'seg_val'), ('train', 'dev'), ('Train', 'Valid')])
+@pytest.mark.parametrize('layout', ['{part}/images {part}/masks', 'images/{part} masks/{part}', '{part} {part}annot'])
+def test_parts_go_by_many_names(tmp_path, train, val, layout):
+    for part in (train, val):
+        for folder in layout.format(part=part).split():
+            files(tmp_path, f'{folder}/{part}.png')
+    found = load_masks(str(tmp_path))
+    assert [pair.picture.stem for pair in found.train] == [train]
+    assert [pair.picture.stem for pair in found.val] == [val]
+
+
+def test_folders_of_systems_are_not_looked_into(tmp_path):
+    files(tmp_path, 'images/a.jpg', 'masks/a.png', 'images/@eaDir/b.jpg', 'masks/__MACOSX/b.png')
+    found = load_masks(str(tmp_path))
+    assert pairs(found.train, tmp_path) == [('images/a.jpg', 'masks/a.png')]
+    assert found.left_out == ()
+
+
 @pytest.mark.parametrize(('picture', 'mask'), [
     ('a.jpg', 'a_mask.png'),
     ('a.jpg', 'a-mask.png'),
