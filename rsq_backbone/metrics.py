@@ -7,8 +7,8 @@ from typing import Any, Dict, Iterable, Optional, Sequence, Tuple
 import numpy as np
 
 __all__ = [
-    'ClassMetrics', 'ClassificationMetrics', 'Interval', 'SegmentationMetrics', 'classification_metrics',
-    'confusion_matrix', 'mean_iou', 'segmentation_metrics',
+    'ClassMetrics', 'ClassificationMetrics', 'Interval', 'PairedDifference', 'SegmentationMetrics',
+    'classification_metrics', 'confusion_matrix', 'mean_iou', 'paired_difference', 'segmentation_metrics',
 ]
 
 _RESAMPLES = 2000
@@ -21,9 +21,6 @@ class Interval:
 
     low: float
     high: float
-
-    def overlaps(self, other: 'Interval') -> bool:
-        return self.low <= other.high and other.low <= self.high
 
 
 @dataclass(frozen=True)
@@ -108,6 +105,57 @@ class SegmentationMetrics:
             'classes': tuple(ClassMetrics(**c) for c in plain['classes']),
             'confusion_matrix': tuple(map(tuple, plain['confusion_matrix'])),
         })
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """How much better one classifier is than another one on the same cases, by a bootstrap over these."""
+
+    accuracy: float
+    accuracy_interval: Interval
+    mean_iou: float
+    mean_iou_interval: Interval
+
+    @classmethod
+    def from_json(cls, plain: Dict[str, Any]) -> 'PairedDifference':
+        return cls(**{
+            **plain,
+            'accuracy_interval': Interval(**plain['accuracy_interval']),
+            'mean_iou_interval': Interval(**plain['mean_iou_interval']),
+        })
+
+
+def paired_difference(
+        targets: Any, predictions: Any, others: Any, num_classes: int, seed: int = 0) -> PairedDifference:
+    """Compare two classifiers on the same cases.
+
+    Args:
+        targets: True class indices, (N,).
+        predictions: Of the classifier, (N,).
+        others: Of the one that it is compared with, (N,).
+        num_classes: Classes are 0 .. num_classes - 1.
+        seed: Of the bootstrap's draws.
+    """
+    targets, predictions, others = (np.asarray(values) for values in (targets, predictions, others))
+    # Cases of the same three classes count alike, so that it is enough to draw how many of each kind there are.
+    kinds, counts = np.unique(np.stack([targets, predictions, others]), axis=1, return_counts=True)
+    random = np.random.default_rng(seed)
+    draws = [counts, *(random.multinomial(len(targets), counts / len(targets)) for _ in range(_RESAMPLES))]
+    accuracies, mean_ious = np.transpose([
+        np.subtract(*(_accuracy_and_mean_iou(kinds[0], guesses, drawn, num_classes) for guesses in kinds[1:]))
+        for drawn in draws])
+    low, high = np.quantile([accuracies[1:], mean_ious[1:]], [0.025, 0.975], axis=1)
+    return PairedDifference(
+        float(accuracies[0]), Interval(float(low[0]), float(high[0])),
+        float(mean_ious[0]), Interval(float(low[1]), float(high[1])))
+
+
+def _accuracy_and_mean_iou(
+        targets: np.ndarray, predictions: np.ndarray, counts: np.ndarray, classes: int) -> Tuple[float, float]:
+    right, support, predicted = (
+        np.bincount(values, weights, classes).astype(np.float64)
+        for values, weights in ((targets, counts * (targets == predictions)), (targets, counts), (predictions, counts)))
+    return float(right.sum() / counts.sum()), float(np.nanmean(_iou(right, support, predicted)))
 
 
 def _only_prediction(classes: Sequence[ClassMetrics], confusion: Sequence[Sequence[int]]) -> Optional[str]:

@@ -3,11 +3,11 @@ from dataclasses import dataclass
 from typing import Any, Dict, Optional, Tuple
 
 from rsq_backbone.errors import UserError
-from rsq_backbone.metrics import ClassificationMetrics
+from rsq_backbone.metrics import ClassificationMetrics, Interval, PairedDifference
 
 __all__ = [
-    'FORMAT', 'Data', 'Epoch', 'Iteration', 'PicturePrediction', 'TrainingResult', 'nothing_learned', 'with_history',
-    'with_tuples',
+    'FORMAT', 'Data', 'Epoch', 'Iteration', 'PicturePrediction', 'TrainingResult', 'compared_with_linear',
+    'nothing_learned', 'with_history', 'with_tuples',
 ]
 
 FORMAT = 1  # of metrics.json; raised when a key changes its meaning
@@ -71,7 +71,9 @@ class TrainingResult:
     recipe: Dict[str, Any]
     seed: int
     metrics: ClassificationMetrics  # on the validation pictures, which nothing was chosen by
-    linear: ClassificationMetrics  # the floor: logistic regression on the pretrained network's pooled features
+    linear: ClassificationMetrics  # the linear probe: logistic regression on the pretrained network's pooled features
+    # Of `metrics` and `linear`, on the same pictures; None where the recipe trains nothing beyond the linear probe.
+    difference: Optional[PairedDifference]
     monitor: Optional[str]  # 'validation' (only watched), 'held out' (the best epoch was chosen by it) or None
     chosen_epoch: int  # whose weights were kept
     epochs: Tuple[Epoch, ...]
@@ -94,6 +96,7 @@ class TrainingResult:
             'data': Data.from_json(plain['data']),
             'metrics': ClassificationMetrics.from_json(plain['metrics']),
             'linear': ClassificationMetrics.from_json(plain['linear']),
+            'difference': plain['difference'] and PairedDifference.from_json(plain['difference']),
         })
 
 
@@ -118,10 +121,40 @@ def with_tuples(plain: Dict[str, Any]) -> Dict[str, Any]:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()}
 
 
-def nothing_learned(metrics: ClassificationMetrics) -> Optional[str]:
+def nothing_learned(result: TrainingResult) -> Optional[str]:
     """Where every picture is taken for the same class: that, and what to do about it."""
-    if metrics.only_prediction is None:
+    if result.metrics.only_prediction is None:
         return None
+    other = 'Use ' if result.recipe['name'] == 'laptop' else 'Use the recipe laptop, '
     return (
-        f'every picture is taken for {metrics.only_prediction!r}: nothing was learned. Use the recipe laptop, another '
-        "seed or a lower learning rate; where the paper's ReLU on the logits has died, no epoch more will help.")
+        f'every picture is taken for {result.metrics.only_prediction!r}: nothing was learned. {other}another seed or a '
+        "lower learning rate; where the paper's ReLU on the logits has died, no epoch more will help.")
+
+
+def compared_with_linear(result: TrainingResult) -> Optional[str]:
+    """Whether the recipe was worth its time, and what to do where it was not; None for the linear probe itself."""
+    difference = result.difference
+    if difference is None:
+        return None
+    low, high = difference.accuracy_interval.low, difference.accuracy_interval.high
+    figures = (
+        f'{100 * difference.accuracy:+.1f} points of accuracy [{100 * low:+.1f}, {100 * high:+.1f}] and '
+        f'{difference.mean_iou:+.3f} mean IoU [{difference.mean_iou_interval.low:+.3f}, '
+        f'{difference.mean_iou_interval.high:+.3f}] on the same {result.metrics.n} images (95 %, paired)')
+    name = result.recipe['name']
+    if any(interval.low > 0 for interval in _intervals(difference)) and not _any_below(difference):
+        return f'{name} is better than the linear probe: {figures}.'
+    advice = (
+        f'The recipe linear takes seconds instead of {result.seconds["total"]:.0f}; more images or stronger '
+        'augmentation may change that.')
+    if _any_below(difference):
+        return f'{name} is worse than the linear probe: {figures}. {advice}'
+    return f'{name} is not shown to be better than the linear probe: {figures}. {advice}'
+
+
+def _intervals(difference: PairedDifference) -> Tuple[Interval, Interval]:
+    return difference.accuracy_interval, difference.mean_iou_interval
+
+
+def _any_below(difference: PairedDifference) -> bool:
+    return any(interval.high < 0 for interval in _intervals(difference))

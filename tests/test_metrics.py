@@ -10,10 +10,12 @@ from sklearn import metrics as sklearn_metrics
 from rsq_backbone.metrics import (
     ClassificationMetrics,
     Interval,
+    PairedDifference,
     SegmentationMetrics,
     classification_metrics,
     confusion_matrix,
     mean_iou,
+    paired_difference,
     segmentation_metrics,
 )
 
@@ -227,11 +229,32 @@ def test_metrics_survive_json(cases):
     assert ClassificationMetrics.from_json(json.loads(text)) == result
 
 
-@pytest.mark.parametrize(('a', 'b', 'overlap'), [
-    ((0.1, 0.3), (0.2, 0.4), True), ((0.2, 0.4), (0.1, 0.3), True), ((0.1, 0.9), (0.4, 0.5), True),
-    ((0.1, 0.2), (0.2, 0.3), True), ((0.1, 0.2), (0.3, 0.4), False), ((0.3, 0.4), (0.1, 0.2), False)])
-def test_intervals_overlap_where_they_share_a_value(a, b, overlap):
-    assert Interval(*a).overlaps(Interval(*b)) is overlap
+def test_paired_difference_is_that_of_the_metrics_and_its_interval_that_of_scipy():
+    """Two classifiers that are mostly right on the same 300 cases; scipy resamples the cases themselves."""
+    random = np.random.default_rng(0)
+    targets = random.integers(0, 3, 300)
+    guesses = [np.where(random.random(300) < share, targets, random.integers(0, 3, 300)) for share in (0.8, 0.6)]
+    found = paired_difference(targets, *guesses, 3)
+    both = [classification_metrics(confusion_matrix(targets, one, 3), names(3)) for one in guesses]
+    assert found.accuracy == pytest.approx(both[0].accuracy - both[1].accuracy)
+    assert found.mean_iou == pytest.approx(both[0].mean_iou - both[1].mean_iou)
+
+    def statistics(targets, one, other):
+        return [sklearn_metrics.accuracy_score(targets, one) - sklearn_metrics.accuracy_score(targets, other),
+                mean_iou(confusion_matrix(targets, one, 3)) - mean_iou(confusion_matrix(targets, other, 3))]
+
+    expected = scipy.stats.bootstrap(
+        (targets, *guesses), statistics, paired=True, vectorized=False, method='percentile', n_resamples=2000,
+        rng=np.random.default_rng(1)).confidence_interval
+    for interval, low, high in zip((found.accuracy_interval, found.mean_iou_interval), *expected, strict=True):
+        assert (interval.low, interval.high) == pytest.approx((low, high), abs=0.015)
+    assert PairedDifference.from_json(json.loads(json.dumps(dataclasses.asdict(found)))) == found
+
+
+def test_the_same_predictions_do_not_differ():
+    found = paired_difference([0, 1, 1], [0, 1, 0], [0, 1, 0], 2)
+    nothing = Interval(0, 0)
+    assert found == PairedDifference(0, nothing, 0, nothing)
 
 
 def segmented(pictures=40, classes=6, seed=0):

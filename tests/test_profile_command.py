@@ -104,14 +104,20 @@ def test_the_exit_code_says_whether_it_fits_the_budget(rsq, measured, arguments,
 
 def test_a_budget_is_not_met_by_what_could_not_be_measured(rsq, measured):
     measured.results = [CaseResult(make_case(), 'crashed', 'gone')]
-    assert rsq('profile', '--budget-ms', '1000')[0] == 3
+    assert rsq('profile', '--budget-ms', '1000')[0] == 1
 
 
-def test_too_few_calls_meet_no_budget(rsq, measured):
-    measured.results = [make_result(latency=make_latency(calls(0.02, 20)))]
-    code, _, err = rsq('profile', '--budget-ms', '1000')
-    assert code == 3
-    assert 'too few calls' in err
+@pytest.mark.parametrize(('budget', 'code', 'says'), [
+    ('1000', 0, ''),  # none of the twenty calls takes as long
+    ('20.0001', 4, 'cannot tell whether it is within the budget: res_squeezenet, eager: '),
+    ('1', 3, 'beyond the budget: res_squeezenet, eager: half of the calls take 20 ms or more, the budget is 1 ms'),
+])
+def test_too_few_calls_for_a_percentile_are_unknown_and_not_beyond(rsq, measured, budget, code, says):
+    measured.results = [make_result(latency=make_latency([0.02] * 15 + [0.03] * 5))]
+    ended, _, err = rsq('profile', '--budget-ms', budget)
+    assert ended == code
+    assert err.startswith(f'rsq: {says}' if says else '')
+    assert (budget != '20.0001') or '5 of 20 calls took more than 20.0001 ms, too few calls' in err
 
 
 def test_strict_fails_where_calls_were_scattered(rsq, measured):

@@ -91,7 +91,7 @@ def print_classification(result: 'Classification') -> None:
 
 
 def print_training(result: 'TrainingResult', folder: Path) -> None:
-    from rsq_backbone.results import nothing_learned
+    from rsq_backbone.results import compared_with_linear, nothing_learned
 
     print_data_report(result.data.left_out, result.data.notes)
     stdout.print(
@@ -101,14 +101,18 @@ def print_training(result: 'TrainingResult', folder: Path) -> None:
     table = Table(box=None)
     for column in ('', 'accuracy', '95 %', 'mIoU', '95 %'):
         table.add_column(column, justify='left' if column == '' else 'right', no_wrap=True)
-    for name, metrics in ((f'recipe {result.recipe["name"]}', result.metrics), ('linear floor', result.linear)):
+    rows = [(f'recipe {result.recipe["name"]}', result.metrics), ('linear probe', result.linear)]
+    for name, metrics in rows if result.difference else rows[1:]:
         table.add_row(
             name, f'{100 * metrics.accuracy:.1f} %', _percent_interval(metrics.accuracy_interval),
             f'{metrics.mean_iou:.3f}', interval(metrics.mean_iou_interval))
     stdout.print(table)
-    fault = nothing_learned(result.metrics)
+    fault = nothing_learned(result)
+    comparison = compared_with_linear(result)
     if fault is not None:
         print_path(f'warning: {fault}', 'yellow')
+    elif comparison is not None:
+        print_path(comparison)
     print_classes(result.metrics.classes)
     print_what_next(
         folder, 'rsq predict', 'photo.jpg',

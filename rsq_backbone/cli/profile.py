@@ -45,7 +45,8 @@ def profile(
         estimate: Annotated[str, typer.Option(
             metavar='DEVICES', help='Estimate machines that are not here: "GeForce MX130,Raspberry Pi 4".')] = '',
         budget_ms: Annotated[Optional[float], typer.Option(
-            min=0, help=f'Exit with {BEYOND_BUDGET} if the 90th percentile of any case is above.')] = None,
+            min=0, help=f'Exit with {BEYOND_BUDGET} if the 90th percentile of any case is above, with {NOISY} '
+            'if there are too few calls to tell.')] = None,
         budget_mb: Annotated[Optional[float], typer.Option(
             min=0, help=f'Exit with {BEYOND_BUDGET} if any process needs more, its libraries included.')] = None,
         quick: Annotated[bool, typer.Option('--quick', help='A rough look: a second a case.')] = False,
@@ -89,7 +90,7 @@ def profile(
 
     from rsq_backbone.cli._output import require
     from rsq_backbone.cli._progress import progress_bars
-    from rsq_backbone.profiler.budget import over_budget, untrusted
+    from rsq_backbone.profiler.budget import over_budget, undecided, untrusted
     from rsq_backbone.profiler.measure import QUICK, STANDARD
     from rsq_backbone.profiler.measure import profile as measure
     from rsq_backbone.runtimes import RUNTIMES
@@ -110,9 +111,10 @@ def profile(
             plan=QUICK if quick else STANDARD, devices=_list('--estimate', estimate, str), seed=seed,
             progress=progress)
     _write(result, json, csv, markdown, html, accuracies, cold, work)
-    problems = over_budget(
-        result, None if budget_ms is None else budget_ms / 1e3, None if budget_mb is None else round(budget_mb * 1e6))
-    doubts = untrusted(result) if strict else []
+    budget = (None if budget_ms is None else budget_ms / 1e3, None if budget_mb is None else round(budget_mb * 1e6))
+    problems = over_budget(result, *budget)
+    doubts = [f'cannot tell whether it is within the budget: {line}' for line in undecided(result, *budget)]
+    doubts += untrusted(result) if strict else []
     for line in [f'beyond the budget: {problem}' for problem in problems] + doubts:
         print(f'rsq: {line}', file=sys.stderr)
     statuses = {one.status for one in result.cases}

@@ -21,7 +21,7 @@ def read_calibration_set(
 
     Args:
         named: Folder of pictures, or of folders of pictures.
-        trained_on: What serves where no folder is named.
+        trained_on: What serves where no folder is named: those of the run's pictures that are found.
         run: The run whose pictures these are.
         most: How many to read.
         preprocess: From a picture, (H, W, 3) uint8 RGB, to (1, 3, h, w) of always the same size.
@@ -30,7 +30,7 @@ def read_calibration_set(
     Raises:
         UserError: if they are too few.
     """
-    paths = [path for path in trained_on if path.is_file()] if named is None else _listed(named)
+    paths = trained_on if named is None else _listed(named)
     chosen = sorted(np.random.default_rng(0).permutation(len(paths))[:most].tolist())
     arrays: List[np.ndarray] = []
     for done, i in enumerate(chosen):
@@ -43,10 +43,8 @@ def read_calibration_set(
     progress('reading pictures to calibrate with', len(chosen), len(chosen))
     if len(arrays) < _LEAST:
         found = f'there are {len(arrays)} in {named}'
-        if named is None and trained_on:
-            found = f'there are {len(arrays)} left of those that {run} was trained on'
-        elif named is None:
-            found = f'{run} does not say which it was trained on'
+        if named is None:
+            found = f'of those that {run} was trained on {len(arrays)} are found'
         raise UserError(
             f'int8 finds the ranges of activations by {_LEAST} pictures or more, and {found}; name a folder with more '
             'by --calibration.')

@@ -550,12 +550,22 @@ def _openvino(
         'PERFORMANCE_HINT': 'LATENCY',
         'NUM_STREAMS': 1,
         'INFERENCE_NUM_THREADS': threads,
-        'INFERENCE_PRECISION_HINT': {'fp16': 'f16', 'bf16': 'bf16'}.get(config['precision'], 'f32'),
+        'INFERENCE_PRECISION_HINT': _precision_hint(core, config['precision']),
         'ENABLE_CPU_PINNING': False,
         'CPU_DENORMALS_OPTIMIZATION': True,
     })
     request = compiled.create_infer_request()
     return lambda batch: np.array(request.infer([batch])[compiled.output(0)])
+
+
+def _precision_hint(core: Any, precision: str) -> str:
+    """What to compute in: float32 where this processor has no instructions for the artifact's own precision.
+
+    Left to itself OpenVINO may take bfloat16 for float16, which is less exact than what was deployed.
+    """
+    hint = {'fp16': 'f16', 'bf16': 'bf16'}.get(precision)
+    here = hint is not None and precision.upper() in core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
+    return hint if hint is not None and here else 'f32'
 
 
 @functools.cache

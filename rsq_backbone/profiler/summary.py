@@ -194,6 +194,14 @@ def verdicts(profile: Profile) -> List[str]:
     if timed:
         fastest = timed[0]
         said.append(f'Fastest: {case_label(fastest.case, parts)}, {_p50(fastest)}')
+        rejected = [
+            result for result in profile.cases if result.latency and result.latency.verdict == 'rejected'
+            for seconds in [seconds_per_call(result)] if seconds and seconds < (seconds_per_call(fastest) or 0)]
+        if rejected:
+            named = _some([f'{case_label(r.case, parts)}, {_p50(r)}' for r in rejected])
+            said[-1] = (
+                f'Fastest of those that can be relied on: {case_label(fastest.case, parts)}, {_p50(fastest)}; '
+                f'rejected, but with a lower median: {named}')
         level = [case_label(other.case, parts) for other in timed[1:] if not _clearly_slower(other, fastest)]
         if level:
             said[-1] += f'; not clearly slower: {_some(level)}'

@@ -2,11 +2,10 @@
 import base64
 import shlex
 from pathlib import Path
-from typing import Any, List, Optional, Sequence
+from typing import Any, Optional, Sequence
 
 from rsq_backbone.files import write_text
-from rsq_backbone.metrics import ClassificationMetrics, Interval
-from rsq_backbone.results import TrainingResult, nothing_learned
+from rsq_backbone.results import TrainingResult, compared_with_linear, nothing_learned
 
 __all__ = ['data_uri', 'render', 'write_page', 'write_report']
 
@@ -20,7 +19,7 @@ def write_report(result: TrainingResult, folder: Path) -> None:
     """
     write_page(
         folder, Path(__file__).with_name('report.html.jinja'), PICTURES, result,
-        verdicts=_verdicts(result.metrics, result.linear),
+        verdict=nothing_learned(result) or compared_with_linear(result),
         # The drawn intervals' scale begins at a whole tenth.
         scale_start=min(m.accuracy_interval.low for m in (result.metrics, result.linear)) // 0.1 / 10,
         python_name=repr(f'local-dir:{folder.resolve()}'),
@@ -59,27 +58,6 @@ def render(template: Path, result: Any, **values: Any) -> str:
     environment.filters.update(percent=_percent, share=_share, plain=_plain, thousands='{:,}'.format)
     page = environment.get_template(template.name).render(result=result, command=shlex.join(result.command), **values)
     return page.encode('utf-8', 'backslashreplace').decode('utf-8')  # file names need not be valid text
-
-
-def _verdicts(fine_tuned: ClassificationMetrics, linear: ClassificationMetrics) -> List[str]:
-    """Whether chance in the choice of validation pictures explains the difference, for accuracy and mean IoU."""
-    fault = nothing_learned(fine_tuned)
-    if fault is not None:
-        return [fault[0].upper() + fault[1:]]
-    points = f'{100 * (fine_tuned.accuracy - linear.accuracy):+.2f} points'
-    return [
-        _verdict(f'accuracy ({points})', fine_tuned.accuracy_interval, linear.accuracy_interval),
-        _verdict(
-            f'mean IoU ({fine_tuned.mean_iou - linear.mean_iou:+.3f})',
-            fine_tuned.mean_iou_interval, linear.mean_iou_interval),
-    ]
-
-
-def _verdict(difference: str, fine_tuned: Interval, linear: Interval) -> str:
-    if fine_tuned.overlaps(linear):
-        return f'No clear difference in {difference}: the 95 % intervals overlap.'
-    direction = 'Better' if fine_tuned.low > linear.high else 'Worse'
-    return f'{direction} beyond chance in {difference}: the 95 % intervals do not overlap.'
 
 
 def data_uri(path: Path) -> Optional[str]:

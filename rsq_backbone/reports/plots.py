@@ -31,13 +31,13 @@ MAX_CLASSES_WITH_TEXT = 40  # in the cells; more would need letters too small to
 
 
 def draw_curves(result: TrainingResult, path: Path) -> None:
-    """Accuracy and loss of a fine-tuning beside what it and the linear floor came to."""
+    """Accuracy and loss of a fine-tuning beside what it and the linear probe came to."""
     fine_tuned, linear = (
         Outcome(
             metrics.accuracy, f'{name}, validation\n{percent_within(metrics.accuracy, metrics.accuracy_interval)}',
             colour, line)
         for name, metrics, colour, line in (
-            ('fine-tuned', result.metrics, GREEN, '-'), ('linear floor', result.linear, PURPLE, '-.')))
+            ('fine-tuned', result.metrics, GREEN, '-'), ('linear probe', result.linear, PURPLE, '-.')))
     draw_training(
         result.iterations, result.epochs, result.chosen_epoch, result.monitor, (linear, fine_tuned),
         f'{short(result.name, 60)}: {short(result.model, 60)}', path)

@@ -18,7 +18,12 @@ from rsq_backbone.datasets.words import located
 from rsq_backbone.errors import UserError
 from rsq_backbone.evaluation import judge, mistakes
 from rsq_backbone.machine import machine, versions
-from rsq_backbone.metrics import ClassificationMetrics, classification_metrics, confusion_matrix
+from rsq_backbone.metrics import (
+    ClassificationMetrics,
+    classification_metrics,
+    confusion_matrix,
+    paired_difference,
+)
 from rsq_backbone.model_loading import load_model
 from rsq_backbone.progress import Progress, silent
 from rsq_backbone.reports.html import write_report
@@ -35,7 +40,7 @@ from rsq_backbone.training.lineage import describe_training
 from rsq_backbone.training.linear import LinearClassifier, LinearStart, fit_linear, pooled_features, pooled_input
 from rsq_backbone.training.memory import keep_freed_memory
 from rsq_backbone.training.pictures import INFERENCE_BATCH, Features, Inputs, Pictures, Samples
-from rsq_backbone.training.recipes import RECIPES, Recipe
+from rsq_backbone.training.recipes import MEAN_SQUARE, RECIPES, Recipe
 from rsq_backbone.training.run_folder import RunFolder, run_name
 from rsq_backbone.training.task import ClassificationTask
 
@@ -116,13 +121,13 @@ def finetune(
         frozen, cache_note = _frozen_features(network, pictures, chosen, feature_cache, progress)
         clock.lap('frozen features')
 
-        linear, floor = _linear_floor(network, frozen, pictures, parts, progress)
+        linear, probed = _linear_probe(network, frozen, pictures, parts, progress)
         torch.manual_seed(seed)
         network.reset_classifier(len(parts.classes))  # type: ignore[operator]
         start = LinearStart(network, linear) if chosen.linear_start else None
         if start is None:
             chosen = _at_feature_scale(chosen, linear)
-        clock.lap('linear floor')
+        clock.lap('linear probe')
 
         folder.begin({**settings, 'pictures': array_key(sorted(parts.content.values()))}, resume)
         task = None
@@ -157,7 +162,9 @@ def finetune(
             recipe=dataclasses.asdict(chosen),
             seed=seed,
             metrics=metrics,
-            linear=floor,
+            linear=_metrics_of(probed, parts),
+            difference=None if not chosen.epochs else paired_difference(
+                parts.subset('validation').labels, probabilities.argmax(1), probed, len(parts.classes)),
             monitor=None if not epochs else 'held out' if parts.held_out else 'validation',
             chosen_epoch=_chosen_epoch(epochs, bool(parts.held_out)),
             epochs=epochs,
@@ -175,13 +182,18 @@ def finetune(
 
 
 def _at_feature_scale(recipe: Recipe, linear: LinearClassifier) -> Recipe:
-    """The recipe with the rate of a last layer that starts at random made for features of this size.
+    """The recipe with the rates of a last layer that starts at random, and of norms, made for features of this size.
 
-    A step changes that layer's logits by the rate times the squared size of its input. Dividing the rate by that makes
-    a fixed rate mean the same for every network, whatever the scale of its features.
+    A step of SGD changes that layer's logits by the rate times the squared size of its input. Dividing the rate by that
+    makes a fixed rate mean the same for every network, whatever the scale of its features. The gradients that it hands
+    back then go with the inverse of the features' size, and what a step of the norms changes, as a part of that size,
+    with its inverse square. (Convolutions before norms are not concerned: their scale means nothing.)
     """
-    rms = linear.feature_rms
-    return dataclasses.replace(recipe, classifier_factor=recipe.classifier_factor / rms ** 2) if rms else recipe
+    size = linear.feature_rms ** 2 / MEAN_SQUARE
+    if not size:
+        return recipe
+    return dataclasses.replace(
+        recipe, classifier_factor=recipe.classifier_factor / size, norm_factor=recipe.norm_factor * min(1.0, size))
 
 
 def choose_recipe(name: str) -> Recipe:
@@ -289,9 +301,15 @@ class _Frozen:
     trained: nn.Module  # what makes logits of them, with the last layer of the time
 
 
-def _linear_floor(
+def _metrics_of(guesses: np.ndarray, parts: _Parts) -> ClassificationMetrics:
+    return classification_metrics(
+        confusion_matrix(parts.subset('validation').labels, guesses, len(parts.classes)), parts.classes)
+
+
+def _linear_probe(
         network: nn.Module, frozen: Optional[_Frozen], pictures: Pictures, parts: _Parts, progress: Progress,
-) -> Tuple[LinearClassifier, ClassificationMetrics]:
+) -> Tuple[LinearClassifier, np.ndarray]:
+    """Logistic regression on the pooled features, and the classes that it gives the validation pictures."""
     inputs: Inputs = pictures
     pooled = pooled_features(network)
     last = network.get_classifier()  # type: ignore[operator]
@@ -302,9 +320,7 @@ def _linear_floor(
     labels = np.asarray(parts.images.labels)
     learned = range(parts.validation.start)  # there is nothing to choose by held-out pictures
     linear = fit_linear(x[learned], labels[learned], len(parts.classes))
-    guesses = linear.predict(x[parts.validation])
-    return linear, classification_metrics(
-        confusion_matrix(labels[parts.validation], guesses, len(parts.classes)), parts.classes)
+    return linear, linear.predict(x[parts.validation])
 
 
 def _frozen_features(

@@ -11,6 +11,8 @@ __all__ = [
     'classifier_parameters', 'freeze', 'freeze_stages', 'is_frozen', 'keep_statistics', 'parameter_groups', 'stages',
 ]
 
+_NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
+
 
 def stages(model: nn.Module) -> List[List[str]]:
     """Parameter names of a timm model, from the stem through its stages to the classifier, as it groups them itself.
@@ -88,17 +90,24 @@ def _stay_in_evaluation_mode(module: nn.Module, mode: bool = True) -> nn.Module:
 
 
 def parameter_groups(
-        model: nn.Module, learning_rate: float, classifier_factor: float, stage_factor: float, weight_decay: float,
+        model: nn.Module, learning_rate: float, classifier_factor: float, norm_factor: float, stage_factor: float,
+        weight_decay: float,
 ) -> List[Dict[str, Any]]:
     """Optimizer groups of everything that is trained.
 
     The last layer learns at `classifier_factor` times the learning rate, the last stage at the learning rate itself,
-    and each stage before it at `stage_factor` times that of the one after it. Biases and norms do not decay, as usual.
+    and each stage before it at `stage_factor` times that of the one after it; norms at `norm_factor` times the rate of
+    their stage. Biases and norms do not decay, as usual.
     """
     factors = {name: 1.0 for name, _ in model.named_parameters()}
     if stage_factor != 1:  # else it does not matter if a model does not tell its stages
         for distance, names in enumerate(reversed(_body(model))):
             factors.update(dict.fromkeys(names, stage_factor ** distance))
+    for name, module in model.named_modules():
+        if isinstance(module, _NORMS):
+            factors.update({
+                key: norm_factor * factors[key]
+                for key in (f'{name}.{own}' for own, _ in module.named_parameters(recurse=False))})
     factors.update(dict.fromkeys(classifier_parameters(model), classifier_factor))
     groups: Dict[Tuple[float, bool], List[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():

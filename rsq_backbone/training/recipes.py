@@ -4,7 +4,11 @@ from typing import Dict, Optional
 
 from rsq_backbone.errors import UserError
 
-__all__ = ['RECIPES', 'Recipe']
+__all__ = ['MEAN_SQUARE', 'RECIPES', 'Recipe']
+
+# Of Res-SqueezeNet's pooled features before they were brought to unit scale, on photographs of solar cells: the size for
+# which the rates of `paper` were chosen.
+MEAN_SQUARE = 0.53
 
 
 @dataclass(frozen=True)
@@ -18,9 +22,10 @@ class Recipe:
     trained_stages: Optional[int]  # besides the last layer, counted from it; None trains everything
     optimizer: str  # 'sgd' (momentum 0.9) or 'adamw'
     learning_rate: float  # of the last trained stage
-    # Of the last layer, times the learning rate. Where that layer starts at random it holds for pooled features with an
-    # RMS of 1: finetuning divides it by the squared RMS of those at hand.
+    # Of the last layer, times the learning rate. Where that layer starts at random it is for pooled features with a
+    # mean square of MEAN_SQUARE; for others finetuning divides it by how many times as large theirs is.
     classifier_factor: float
+    norm_factor: float  # of norms, times the rate of their stage; there multiplied by the same, if below 1
     stage_factor: float  # of each earlier stage, times that of the stage after it
     weight_decay: float
     schedule: str  # 'constant', or 'one-cycle': linear warm-up over a tenth, then half a cosine down to zero
@@ -54,6 +59,7 @@ RECIPES: Dict[str, Recipe] = {recipe.name: recipe for recipe in (
         optimizer='adamw',
         learning_rate=3e-4,
         classifier_factor=1,
+        norm_factor=1,
         stage_factor=1,
         weight_decay=0.01,
         schedule='one-cycle',
@@ -77,6 +83,7 @@ RECIPES: Dict[str, Recipe] = {recipe.name: recipe for recipe in (
         optimizer='sgd',
         learning_rate=3e-4,
         classifier_factor=10,  # MATLAB's guide, which the paper follows, has the new layer learn ten times faster
+        norm_factor=1,
         stage_factor=1,
         weight_decay=1e-4,  # MATLAB's default
         schedule='constant',
@@ -100,6 +107,7 @@ RECIPES: Dict[str, Recipe] = {recipe.name: recipe for recipe in (
         optimizer='sgd',
         learning_rate=0,
         classifier_factor=1,
+        norm_factor=1,
         stage_factor=1,
         weight_decay=0,
         schedule='constant',

@@ -46,7 +46,7 @@ def test_every_target_in_float32_computes_what_pytorch_does(
     batch = np.random.default_rng(0).standard_normal((3, 3, 64, 64), dtype=np.float32)
     with torch.inference_mode():
         expected = network(torch.from_numpy(batch)).numpy()
-    found = load(tmp_path / 'artifact', threads=1).run(batch)
+    found = load(tmp_path / 'artifact', threads=1, allow_code=True).run(batch)
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
 
 
@@ -289,8 +289,8 @@ def test_what_loses_too_much_gives_way_to_the_next_precision(
     """Conversions to less than float32 are made to give the first class for every picture."""
     original = module.load
 
-    def spoiled(folder: Path, threads: int) -> Any:
-        artifact = original(folder, threads)
+    def spoiled(folder: Path, threads: int, allow_code: bool) -> Any:
+        artifact = original(folder, threads, allow_code=allow_code)
         if 'fp32' not in folder.name:
             monkeypatch.setattr(artifact, 'run', lambda batch: np.eye(3, dtype=np.float32)[np.zeros(len(batch), int)])
         return artifact
@@ -311,8 +311,8 @@ def test_int8_that_loses_too_much_is_kept_with_its_classifier_in_float32(
         run: Path, quickly: Any, unmeasured: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original = module.load
 
-    def spoiled(folder: Path, threads: int) -> Any:
-        artifact = original(folder, threads)
+    def spoiled(folder: Path, threads: int, allow_code: bool) -> Any:
+        artifact = original(folder, threads, allow_code=allow_code)
         if folder.name == 'onnx-int8-artifact':
             monkeypatch.setattr(artifact, 'run', lambda batch: np.eye(3, dtype=np.float32)[np.zeros(len(batch), int)])
         return artifact
@@ -379,11 +379,11 @@ def test_too_few_pictures_to_calibrate_with_are_refused(
 def test_pictures_that_are_gone_are_asked_for(
         run: Path, quickly: Any, unmeasured: None, photos: Path, tmp_path: Path) -> None:
     moved = Path(shutil.copytree(run, tmp_path / 'moved'))
-    text = (moved / 'split.csv').read_text()
-    (moved / 'split.csv').write_text(text.replace(str(photos), str(tmp_path / 'gone')))
-    with pytest.raises(UserError, match='are not there any more; name others with --data'):
+    for file in (moved / 'split.csv', moved / 'settings.json'):
+        file.write_text(file.read_text().replace(str(photos), str(tmp_path / 'gone')))
+    with pytest.raises(UserError, match=r'are not there any more \(.*gone.*\); name others with --data'):
         quickly(moved, output=tmp_path / 'a', precision='fp32')
-    with pytest.raises(UserError, match=r'left of those that .*moved was trained on'):
+    with pytest.raises(UserError, match=r'of those that .*moved was trained on 0 are found'):
         quickly(moved, output=tmp_path / 'a', data=str(photos), precision='int8')
     result = quickly(moved, output=tmp_path / 'a', data=str(photos), target='onnx')
     assert result.pictures == 18

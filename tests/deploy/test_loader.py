@@ -257,6 +257,18 @@ def refusal(artifact: Path) -> str:
     return str(raised.value)
 
 
+@pytest.mark.parametrize(('precision', 'computes', 'hint'), [
+    ('fp16', ['FP32', 'BF16'], 'f32'), ('fp16', ['FP32', 'FP16'], 'f16'), ('bf16', ['FP32'], 'f32'),
+    ('bf16', ['FP32', 'BF16'], 'bf16'), ('fp32', ['FP32', 'BF16', 'FP16'], 'f32'), ('int8', ['FP32', 'BF16'], 'f32')])
+def test_nothing_is_computed_in_less_than_the_artifact_s_precision(precision: str, computes: Any, hint: str) -> None:
+    class Processor:
+        def get_property(self, device: str, name: str) -> Any:
+            assert (device, name) == ('CPU', 'OPTIMIZATION_CAPABILITIES')
+            return computes
+
+    assert loader._precision_hint(Processor(), precision) == hint
+
+
 class RunsCode:
     """What unpickles it makes a folder."""
 

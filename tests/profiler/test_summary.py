@@ -72,6 +72,15 @@ def test_a_single_case_is_called_by_its_model():
         'eager, CPU, 1 thread, batch 1, 224 px, pinned to 0, 1, memory cap 512 MB, from JPEG to class')
 
 
+def test_a_rejected_case_that_seems_faster_is_named_with_the_fastest():
+    profile = make_profile([
+        make_result(make_case('slow'), latency=with_p50(44, 42, 45.6)),
+        make_result(make_case('fast'), latency=with_p50(1.48, 1.36, 1.55, verdict='rejected'))])
+    assert verdicts(profile)[0] == (
+        'Fastest of those that can be relied on: slow, 44.0 ms [42.0, 45.6]; rejected, but with a lower median: '
+        'fast, 1.48 ms [1.36, 1.55]')
+
+
 def test_fastest_is_not_named_alone_where_intervals_overlap():
     profile = make_profile([
         make_result(make_case('a'), latency=with_p50(10, 9.5, 10.5)),
@@ -87,7 +96,7 @@ def test_rejected_and_unfinished_cases_win_nothing():
         make_result(make_case('good'), latency=with_p50(10, 9, 11)),
         CaseResult(make_case('stopped'), 'does not fit', memory=small)])
     fastest, smallest, *others = verdicts(profile)
-    assert fastest.startswith('Fastest: good')
+    assert fastest.startswith('Fastest of those that can be relied on: good')
     assert smallest == 'Smallest: rejected, 84.0 MB at its peak beyond the runtime (294 MB in all)'
     assert others == ['Rejected, spread above 25 %: rejected', 'Not measured: 1 of 3 cases']
 

@@ -4,7 +4,7 @@ from typing import Any, Callable
 import numpy as np
 import pytest
 
-from rsq_backbone.metrics import classification_metrics, confusion_matrix
+from rsq_backbone.metrics import classification_metrics, confusion_matrix, paired_difference
 from rsq_backbone.results import Data, Epoch, Iteration, TrainingResult
 
 FOOD = {
@@ -18,11 +18,14 @@ def made_up_result(counts=FOOD, epochs=6, iterations=408, monitor='held out', ri
     classes = tuple(counts)
     targets = np.repeat(np.arange(len(classes)), list(counts.values()))
 
-    def metrics(share):
+    def predictions(share):
         wrong = random.integers(0, len(classes), len(targets))
-        predictions = np.where(random.random(len(targets)) < share, targets, wrong)
+        return np.where(random.random(len(targets)) < share, targets, wrong)
+
+    def metrics(predictions):
         return classification_metrics(confusion_matrix(targets, predictions, len(classes)), classes)
 
+    guesses, linear_guesses = predictions(right), predictions(linear_right)
     progress = np.linspace(0, 1, iterations)
     monitored = 0.83 - 0.35 * np.exp(-np.arange(1, epochs + 1))
     result = dict(
@@ -42,8 +45,9 @@ def made_up_result(counts=FOOD, epochs=6, iterations=408, monitor='held out', ri
             'name': 'laptop', 'summary': 'Everything trained, gently at the bottom.', 'epochs': epochs,
             'batch_size': 10, 'learning_rate': 3e-4, 'trained_stages': None, 'logit_relu': False},
         seed=0,
-        metrics=metrics(right),
-        linear=metrics(linear_right),
+        metrics=metrics(guesses),
+        linear=metrics(linear_guesses),
+        difference=paired_difference(targets, guesses, linear_guesses, len(classes)) if epochs else None,
         monitor=monitor,
         chosen_epoch=max(1, epochs - 1) if monitor == 'held out' else epochs,
         epochs=tuple(
@@ -55,7 +59,7 @@ def made_up_result(counts=FOOD, epochs=6, iterations=408, monitor='held out', ri
             Iteration(float(loss), float(accuracy)) for loss, accuracy in zip(
                 (2.2 * np.exp(-3 * progress) + 0.25) * random.lognormal(0, 0.3, iterations),
                 random.binomial(10, 0.88 - 0.75 * np.exp(-6 * progress)) / 10, strict=True)),
-        seconds={'reading pictures': 4.21, 'linear floor': 32.72, 'training': 129.0, 'evaluation': 5.5, 'total': 171.4},
+        seconds={'reading pictures': 4.21, 'linear probe': 32.72, 'training': 129.0, 'evaluation': 5.5, 'total': 171.4},
         feature_cache='used',
         command=('rsq', 'finetune', 'food', '--output', 'my runs/food'),
         versions={'rsq-backbone': '0.1.0', 'torch': '2.6.0', 'timm': '1.0.26', 'python': '3.11.7'},

@@ -7,7 +7,7 @@ import pytest
 from page import Page, attributes
 from PIL import Image
 
-from rsq_backbone.metrics import classification_metrics
+from rsq_backbone.metrics import Interval, PairedDifference, classification_metrics
 from rsq_backbone.reports.html import write_report
 
 HOSTILE = {
@@ -72,7 +72,7 @@ def test_a_network_that_learned_nothing_is_not_compared_but_told(make_result, re
     result = make_result({'cat': 6, 'dog': 7})
     page = report(dataclasses.replace(result, metrics=classification_metrics([[0, 6], [0, 7]], ['cat', 'dog'])))
     assert "Every picture is taken for 'dog': nothing was learned." in page.text
-    assert 'intervals overlap' not in page.text
+    assert 'linear probe:' not in page.text
 
 
 def test_class_table_is_that_of_the_metrics(make_result, report):
@@ -110,19 +110,30 @@ def shares(correct, n=200):
     return classification_metrics(np.array([[correct, n - correct], [n - correct, correct]]), ['cat', 'dog'])
 
 
-@pytest.mark.parametrize(('fine_tuned', 'linear', 'says'), [
-    (180, 174, 'No clear difference in accuracy (+3.00 points)'),
-    (174, 180, 'No clear difference in accuracy (-3.00 points)'),
-    (180, 180, 'No clear difference in accuracy (+0.00 points)'),
-    (190, 140, 'Better beyond chance in accuracy (+25.00 points)'),
-    (140, 190, 'Worse beyond chance in accuracy (-25.00 points)'),
+def difference(accuracy, mean_iou=0.0, width=0.05):
+    return PairedDifference(
+        accuracy, Interval(accuracy - width, accuracy + width), mean_iou, Interval(mean_iou - width, mean_iou + width))
+
+
+@pytest.mark.parametrize(('found', 'says'), [
+    (difference(0.1), 'Laptop is better than the linear probe: +10.0 points of accuracy [+5.0, +15.0] and +0.000 mean '
+     'IoU [-0.050, +0.050] on the same 292 images (95 %, paired).'),
+    (difference(0, 0.1), 'Laptop is better than the linear probe: +0.0 points of accuracy [-5.0, +5.0]'),
+    (difference(-0.034), 'Laptop is not shown to be better than the linear probe: -3.4 points of accuracy [-8.4'),
+    (difference(0.1, -0.1), 'Laptop is worse than the linear probe: +10.0 points of accuracy [+5.0, +15.0]'),
+    (difference(-0.1), 'Laptop is worse than the linear probe: -10.0 points of accuracy [-15.0, -5.0]'),
 ])
-def test_page_says_whether_the_difference_is_beyond_chance(make_result, report, fine_tuned, linear, says):
-    result = make_result({'cat': 200, 'dog': 200}, metrics=shares(fine_tuned), linear=shares(linear))
-    page = report(result)
+def test_page_says_whether_fine_tuning_was_worth_it(make_result, report, found, says):
+    page = report(make_result(difference=found))
     assert says in page.text
-    overlap = 'overlap' if 'No clear' in says else 'do not overlap'
-    assert f'{says}: the 95 % intervals {overlap}.' in page.text
+    assert ('The recipe linear takes seconds instead of 171' in page.text) == ('is better than' not in says)
+
+
+def test_page_of_the_linear_recipe_shows_one_result(make_result, report):
+    page = report(make_result(epochs=0))
+    assert 'Fine-tuned network' not in page.text
+    assert page.text.count('Linear probe') == 1
+    assert 'better than' not in page.text
 
 
 def test_drawn_intervals_are_in_proportion(make_result, report):

@@ -196,7 +196,7 @@ def test_each_command_names_the_other_for_the_others_artifacts(rsq, exact, predi
     files = [root / 'exact' / 'model.onnx']
     write_artifact(root / 'classifier', files, {key: value for key, value in config.items() if key != 'format'}, True)
     with pytest.raises(UserError, match=r'is for classification; rsq predict .* runs it'):
-        artifact.load(root / 'classifier')
+        artifact.load(root / 'classifier', allow_code=False)
     code, out, err = predict(root / 'classifier', judged(root)[0][0])
     assert (code, out, err.count('\n')) == (2, '', 1)
 

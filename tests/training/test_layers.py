@@ -12,7 +12,7 @@ from rsq_backbone.training.layers import freeze_stages, is_frozen, keep_statisti
 
 def train_a_little(model, learning_rate=0.1):
     optimizer = torch.optim.SGD(
-        parameter_groups(model, learning_rate, 10, 1, 0.1), lr=learning_rate, momentum=0.9)
+        parameter_groups(model, learning_rate, 10, 1, 1, 0.1), lr=learning_rate, momentum=0.9)
     model.train()
     for _ in range(3):
         optimizer.zero_grad()
@@ -89,18 +89,18 @@ def rates(model, *settings):
 def test_the_paper_s_rates_are_ten_to_one_and_only_weights_of_layers_decay():
     model = timm.create_model('res_squeezenet', num_classes=9)
     freeze_stages(model, trained=1)
-    found = rates(model, 3e-4, 10, 1, 1e-4)
+    found = rates(model, 3e-4, 10, 0.25, 1, 1e-4)
     expected = {'conv10.weight': (3e-3, 1e-4), 'conv10.bias': (3e-3, 0)}
     for block, norms in (('res5a', ('bn1', 'bn2', 'shortcut.bn')), ('res5b', ('bn1', 'bn2'))):
         for norm in norms:
-            expected |= {f'stages.3.{block}.{norm}.{kind}': (3e-4, 0) for kind in ('weight', 'bias')}
+            expected |= {f'stages.3.{block}.{norm}.{kind}': (0.75e-4, 0) for kind in ('weight', 'bias')}
         expected |= {f'stages.3.{block}.conv{i}.weight': (3e-4, 1e-4) for i in (1, 2)}
     expected['stages.3.res5a.shortcut.conv.weight'] = (3e-4, 1e-4)
     assert {name: pytest.approx(values) for name, values in expected.items()} == found
 
 
 def test_each_earlier_stage_learns_by_the_factor_slower():
-    found = rates(timm.create_model('res_squeezenet', num_classes=9), 1e-3, 10, 0.5, 0)
+    found = rates(timm.create_model('res_squeezenet', num_classes=9), 1e-3, 10, 1, 0.5, 0)
     by_stage = {'conv10': 1e-2, 'stages.3': 1e-3, 'stages.2': 5e-4, 'stages.1': 2.5e-4, 'stages.0': 1.25e-4,
                 'stem': 6.25e-5}
     assert len(found) == 2 * (1 + 8 * 3 + 1) + 5 * 3  # convolutions with a bias; residual convolutions and their norms
@@ -114,7 +114,7 @@ def test_each_earlier_stage_learns_by_the_factor_slower():
 def test_every_trained_parameter_of_any_model_has_one_rate_and_frozen_ones_have_none(name):
     model = timm.create_model(name, num_classes=3)
     freeze_stages(model, trained=1)
-    assert set(rates(model, 1, 10, 1, 0)) == {n for n, p in model.named_parameters() if p.requires_grad}
+    assert set(rates(model, 1, 10, 1, 1, 0)) == {n for n, p in model.named_parameters() if p.requires_grad}
     assert any(not p.requires_grad for p in model.parameters())
 
 
@@ -131,4 +131,4 @@ def test_a_model_that_does_not_tell_its_stages_is_refused_for_freezing_and_train
     with pytest.raises(UserError, match='group_matcher') as raised:
         freeze_stages(model, trained=1)
     assert '\n' not in str(raised.value)
-    assert set(rates(model, 1, 10, 1, 0)) == {n for n, _ in model.named_parameters()}
+    assert set(rates(model, 1, 10, 1, 1, 0)) == {n for n, _ in model.named_parameters()}

@@ -1,4 +1,4 @@
-"""The linear floor is scikit-learn's logistic regression, and a network can be made to compute it."""
+"""The linear probe is scikit-learn's logistic regression, and a network can be made to compute it."""
 import copy
 import csv
 
