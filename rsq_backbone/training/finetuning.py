@@ -35,7 +35,7 @@ from rsq_backbone.training.clock import Clock
 from rsq_backbone.training.faults import one_line_faults
 from rsq_backbone.training.fitting import Hardware, fit
 from rsq_backbone.training.frozen_features import cut_at_frozen
-from rsq_backbone.training.layers import freeze_stages, keep_statistics
+from rsq_backbone.training.layers import freeze_stages, keep_statistics, scale_classifier
 from rsq_backbone.training.lineage import describe_training
 from rsq_backbone.training.linear import LinearClassifier, LinearStart, fit_linear, pooled_features, pooled_input
 from rsq_backbone.training.memory import keep_freed_memory
@@ -126,7 +126,8 @@ def finetune(
         network.reset_classifier(len(parts.classes))  # type: ignore[operator]
         start = LinearStart(network, linear) if chosen.linear_start else None
         if start is None:
-            chosen = _at_feature_scale(chosen, linear)
+            chosen = dataclasses.replace(chosen, feature_size=(linear.feature_rms ** 2 / MEAN_SQUARE) or 1.0)
+            scale_classifier(network, chosen.feature_size)
         clock.lap('linear probe')
 
         folder.begin({**settings, 'pictures': array_key(sorted(parts.content.values()))}, resume)
@@ -179,21 +180,6 @@ def finetune(
         write_report(result, folder.path)
         folder.finish(result)
         return result
-
-
-def _at_feature_scale(recipe: Recipe, linear: LinearClassifier) -> Recipe:
-    """The recipe with the rates of a last layer that starts at random, and of norms, made for features of this size.
-
-    A step of SGD changes that layer's logits by the rate times the squared size of its input. Dividing the rate by that
-    makes a fixed rate mean the same for every network, whatever the scale of its features. The gradients that it hands
-    back then go with the inverse of the features' size, and what a step of the norms changes, as a part of that size,
-    with its inverse square. (Convolutions before norms are not concerned: their scale means nothing.)
-    """
-    size = linear.feature_rms ** 2 / MEAN_SQUARE
-    if not size:
-        return recipe
-    return dataclasses.replace(
-        recipe, classifier_factor=recipe.classifier_factor / size, norm_factor=recipe.norm_factor * min(1.0, size))
 
 
 def choose_recipe(name: str) -> Recipe:

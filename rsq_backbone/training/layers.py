@@ -2,17 +2,16 @@
 from types import MethodType
 from typing import Any, Dict, List, Set, Tuple
 
+import torch
 import torch.nn as nn
 from timm.models import group_parameters
 
 from rsq_backbone.errors import UserError, one_line
 
 __all__ = [
-    'classifier_parameters', 'freeze', 'freeze_stages', 'is_frozen', 'keep_statistics', 'parameter_groups', 'stages',
+    'classifier_parameters', 'freeze', 'freeze_stages', 'is_frozen', 'keep_statistics', 'parameter_groups',
+    'scale_classifier', 'stages',
 ]
-
-_NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
-
 
 def stages(model: nn.Module) -> List[List[str]]:
     """Parameter names of a timm model, from the stem through its stages to the classifier, as it groups them itself.
@@ -37,6 +36,20 @@ def classifier_parameters(model: nn.Module) -> Set[str]:
     layers = classifier if isinstance(classifier, (tuple, list)) else (classifier,)
     own = {id(p) for layer in layers for p in layer.parameters()}
     return {name for name, p in model.named_parameters() if id(p) in own}
+
+
+def scale_classifier(model: nn.Module, feature_size: float) -> None:
+    """Give the weights of a fresh last layer the size that its first logits do not depend on the features' size.
+
+    Args:
+        model: Its last layer is changed.
+        feature_size: Mean square of that layer's input, divided by the one that its own initialization is made for.
+    """
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for name in classifier_parameters(model):
+            if parameters[name].ndim > 1:
+                parameters[name].mul_(feature_size ** -0.5)
 
 
 def freeze_stages(model: nn.Module, trained: int) -> None:
@@ -90,25 +103,26 @@ def _stay_in_evaluation_mode(module: nn.Module, mode: bool = True) -> nn.Module:
 
 
 def parameter_groups(
-        model: nn.Module, learning_rate: float, classifier_factor: float, norm_factor: float, stage_factor: float,
+        model: nn.Module, learning_rate: float, classifier_factor: float, feature_size: float, stage_factor: float,
         weight_decay: float,
 ) -> List[Dict[str, Any]]:
     """Optimizer groups of everything that is trained.
 
     The last layer learns at `classifier_factor` times the learning rate, the last stage at the learning rate itself,
-    and each stage before it at `stage_factor` times that of the one after it; norms at `norm_factor` times the rate of
-    their stage. Biases and norms do not decay, as usual.
+    and each stage before it at `stage_factor` times that of the one after it. Biases and norms do not decay, as usual.
+
+    `feature_size` is the mean square of the last layer's input, divided by the one that the rates are made for. A step
+    of SGD on that layer's weights changes its logits by the rate times this mean square, so their rate is divided by
+    it; the bias, whose input is one, keeps its own.
     """
     factors = {name: 1.0 for name, _ in model.named_parameters()}
     if stage_factor != 1:  # else it does not matter if a model does not tell its stages
         for distance, names in enumerate(reversed(_body(model))):
             factors.update(dict.fromkeys(names, stage_factor ** distance))
-    for name, module in model.named_modules():
-        if isinstance(module, _NORMS):
-            factors.update({
-                key: norm_factor * factors[key]
-                for key in (f'{name}.{own}' for own, _ in module.named_parameters(recurse=False))})
-    factors.update(dict.fromkeys(classifier_parameters(model), classifier_factor))
+    parameters = dict(model.named_parameters())
+    factors.update({
+        name: classifier_factor / (feature_size if parameters[name].ndim > 1 else 1)
+        for name in classifier_parameters(model)})
     groups: Dict[Tuple[float, bool], List[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

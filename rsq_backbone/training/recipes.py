@@ -6,8 +6,8 @@ from rsq_backbone.errors import UserError
 
 __all__ = ['MEAN_SQUARE', 'RECIPES', 'Recipe']
 
-# Of Res-SqueezeNet's pooled features before they were brought to unit scale, on photographs of solar cells: the size for
-# which the rates of `paper` were chosen.
+# Of Res-SqueezeNet's pooled features on photographs of solar cells, before they were brought to unit scale: what the
+# rates of `paper` are for.
 MEAN_SQUARE = 0.53
 
 
@@ -22,10 +22,10 @@ class Recipe:
     trained_stages: Optional[int]  # besides the last layer, counted from it; None trains everything
     optimizer: str  # 'sgd' (momentum 0.9) or 'adamw'
     learning_rate: float  # of the last trained stage
-    # Of the last layer, times the learning rate. Where that layer starts at random it is for pooled features with a
-    # mean square of MEAN_SQUARE; for others finetuning divides it by how many times as large theirs is.
-    classifier_factor: float
-    norm_factor: float  # of norms, times the rate of their stage; there multiplied by the same, if below 1
+    classifier_factor: float  # of the last layer, times the learning rate
+    # Mean square of the pooled features divided by MEAN_SQUARE, where the last layer starts at random; finetuning fills
+    # it in, and `layers.parameter_groups` says what it changes.
+    feature_size: float
     stage_factor: float  # of each earlier stage, times that of the stage after it
     weight_decay: float
     schedule: str  # 'constant', or 'one-cycle': linear warm-up over a tenth, then half a cosine down to zero
@@ -59,7 +59,7 @@ RECIPES: Dict[str, Recipe] = {recipe.name: recipe for recipe in (
         optimizer='adamw',
         learning_rate=3e-4,
         classifier_factor=1,
-        norm_factor=1,
+        feature_size=1,
         stage_factor=1,
         weight_decay=0.01,
         schedule='one-cycle',
@@ -83,7 +83,7 @@ RECIPES: Dict[str, Recipe] = {recipe.name: recipe for recipe in (
         optimizer='sgd',
         learning_rate=3e-4,
         classifier_factor=10,  # MATLAB's guide, which the paper follows, has the new layer learn ten times faster
-        norm_factor=1,
+        feature_size=1,
         stage_factor=1,
         weight_decay=1e-4,  # MATLAB's default
         schedule='constant',
@@ -107,7 +107,7 @@ RECIPES: Dict[str, Recipe] = {recipe.name: recipe for recipe in (
         optimizer='sgd',
         learning_rate=0,
         classifier_factor=1,
-        norm_factor=1,
+        feature_size=1,
         stage_factor=1,
         weight_decay=0,
         schedule='constant',

@@ -60,7 +60,7 @@ class ClassificationTask(RecordedTask):
     def optimizer(self) -> torch.optim.Optimizer:
         recipe = self.recipe
         groups = parameter_groups(
-            self.network, recipe.learning_rate, recipe.classifier_factor, recipe.norm_factor, recipe.stage_factor,
+            self.network, recipe.learning_rate, recipe.classifier_factor, recipe.feature_size, recipe.stage_factor,
             recipe.weight_decay)
         # `fused`: one pass over the weights a step, which small batches notice.
         if recipe.optimizer == 'sgd':

@@ -245,7 +245,7 @@ def test_deploy_asks_for_pictures_to_judge_by(imported: Path, photos: Path, refu
     assert message.startswith(f'rsq: {imported} does not say which pictures it can be judged by')
     assert '--data' in message
     message = refused('deploy', imported, '--data', photos, '--precision', 'int8')
-    assert f'{imported} does not say which it was trained on' in message
+    assert f'of those that {imported} was trained on 0 are found' in message
     assert '--calibration' in message
     deployable = DeployableClassifier(RunFolder(imported), str(photos), silent)
     assert (deployable.pictures, deployable.config['classes'], deployable.size) == (6, list(NAMES), (64, 64))

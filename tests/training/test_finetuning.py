@@ -221,7 +221,7 @@ def test_the_first_loss_is_that_of_the_linear_floor_with_classes_weighed_as_the_
 
 def test_a_constant_rate_stays_and_one_cycle_ends_at_nothing(train, small):
     paper = train(small('paper', epochs=3), 'paper')
-    rate = paper.recipe['learning_rate'] * paper.recipe['classifier_factor']
+    rate = paper.recipe['learning_rate'] * paper.recipe['classifier_factor'] / min(1, paper.recipe['feature_size'])
     assert [epoch.learning_rate for epoch in paper.epochs] == pytest.approx([rate] * 3)
     laptop = train(small('laptop', epochs=3, learning_rate=1e-3, classifier_factor=2), 'laptop')
     # Twelve steps, the first 1.2 of them warm-up; then half a cosine.
@@ -238,10 +238,10 @@ def test_a_last_layer_that_starts_at_random_learns_at_a_rate_that_goes_with_the_
     expected = 3e-4 * 10 * 0.53 / (features ** 2).mean()
     assert expected > 0.01
     assert result.epochs[0].learning_rate == pytest.approx(expected, rel=1e-3)
-    assert result.recipe['norm_factor'] == pytest.approx((features ** 2).mean() / 0.53, rel=1e-3)
+    assert result.recipe['feature_size'] == pytest.approx((features ** 2).mean() / 0.53, rel=1e-3)
     laptop = train(small('laptop', epochs=1), 'laptop', source=confusable, model='res_squeezenet', pretrained=True)
     # Its features are standardized.
-    assert (laptop.recipe['classifier_factor'], laptop.recipe['norm_factor']) == (1, 1)
+    assert (laptop.recipe['classifier_factor'], laptop.recipe['feature_size']) == (1, 1)
 
 
 def test_the_history_has_every_batch_and_epochs_are_their_means(train, small):

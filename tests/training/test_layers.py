@@ -7,7 +7,14 @@ import torch
 import torch.nn as nn
 
 from rsq_backbone.errors import UserError
-from rsq_backbone.training.layers import freeze_stages, is_frozen, keep_statistics, parameter_groups, stages
+from rsq_backbone.training.layers import (
+    freeze_stages,
+    is_frozen,
+    keep_statistics,
+    parameter_groups,
+    scale_classifier,
+    stages,
+)
 
 
 def train_a_little(model, learning_rate=0.1):
@@ -86,17 +93,39 @@ def rates(model, *settings):
     return {name: values for name, *values in found}
 
 
-def test_the_paper_s_rates_are_ten_to_one_and_only_weights_of_layers_decay():
+def test_the_paper_s_rates_are_ten_to_one_and_go_with_the_features_size_and_only_weights_of_layers_decay():
+    """Features of half the size that the rates are for."""
     model = timm.create_model('res_squeezenet', num_classes=9)
     freeze_stages(model, trained=1)
     found = rates(model, 3e-4, 10, 0.25, 1, 1e-4)
-    expected = {'conv10.weight': (3e-3, 1e-4), 'conv10.bias': (3e-3, 0)}
+    expected = {'conv10.weight': (12e-3, 1e-4), 'conv10.bias': (3e-3, 0)}
     for block, norms in (('res5a', ('bn1', 'bn2', 'shortcut.bn')), ('res5b', ('bn1', 'bn2'))):
         for norm in norms:
-            expected |= {f'stages.3.{block}.{norm}.{kind}': (0.75e-4, 0) for kind in ('weight', 'bias')}
+            expected |= {f'stages.3.{block}.{norm}.{kind}': (3e-4, 0) for kind in ('weight', 'bias')}
         expected |= {f'stages.3.{block}.conv{i}.weight': (3e-4, 1e-4) for i in (1, 2)}
     expected['stages.3.res5a.shortcut.conv.weight'] = (3e-4, 1e-4)
     assert {name: pytest.approx(values) for name, values in expected.items()} == found
+
+
+def test_a_last_layer_made_for_the_features_size_gives_and_learns_the_same_logits_at_any_size():
+    """SGD on the last layer alone: features three times as large, its weights a third as large, a ninth of the rate."""
+    torch.manual_seed(0)
+    x, labels = torch.rand(16, 64), torch.randint(0, 3, (16,))
+    logits = []
+    for size in (1.0, 9.0):
+        torch.manual_seed(1)
+        model = timm.create_model('test_vit', num_classes=3)
+        head = model.get_classifier()
+        assert head.in_features == x.shape[1]
+        nn.init.normal_(head.weight)
+        scale_classifier(model, size)
+        optimizer = torch.optim.SGD(parameter_groups(model, 0.1, 10, size, 1, 0), momentum=0.9)
+        for _ in range(5):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(head(x * size ** 0.5), labels).backward()
+            optimizer.step()
+        logits.append(head(x * size ** 0.5))
+    assert torch.allclose(*logits, atol=1e-5)
 
 
 def test_each_earlier_stage_learns_by_the_factor_slower():
