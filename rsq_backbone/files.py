@@ -17,8 +17,21 @@ __all__ = [
 def whole_file(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` with the same suffix, which takes its place once the block has ended well.
 
-    Whoever is killed in between leaves a hidden file that does not look like a result; an error removes it.
+    Whoever is killed in between leaves a hidden file that does not look like a result; an error removes it. A symbolic
+    link stays one, and what it leads to is replaced. What is no file, such as a pipe or /dev/stdout, is written to.
     """
+    if path.exists() and (not path.is_file() or os.path.realpath(path).startswith(('/dev/', '/proc/'))):
+        with tempfile.TemporaryDirectory() as folder:
+            temporary = Path(folder) / path.with_suffix(path.suffix or '.out').name
+            temporary.touch()
+            yield temporary
+            # Of a pipe that nobody reads this says so, and does not wait.
+            with open(os.open(path, os.O_WRONLY | getattr(os, 'O_NONBLOCK', 0)), 'wb') as stream:
+                if hasattr(os, 'set_blocking'):
+                    os.set_blocking(stream.fileno(), True)
+                stream.write(temporary.read_bytes())
+        return
+    path = Path(os.path.realpath(path))
     handle, name = tempfile.mkstemp(prefix=f'.{path.stem}-', suffix=path.suffix, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
@@ -79,7 +92,9 @@ def set_aside(path: Path) -> Path:
 
 def write_rows(path: Path, rows: Iterable[Sequence[Any]]) -> None:
     """A CSV file in UTF-8; the first row is the head."""
-    with whole_file(path) as temporary, temporary.open('w', newline='', encoding='utf-8') as stream:
+    # Names of files that are not UTF-8 come out as they are on disk.
+    with whole_file(path) as temporary, temporary.open(
+            'w', newline='', encoding='utf-8', errors='surrogateescape') as stream:
         csv.writer(stream).writerows(rows)
 
 

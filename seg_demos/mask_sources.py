@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple
 
 from rsq_backbone.cache_folder import cache_folder
-from rsq_backbone.datasets.folders import UNPRINTABLE
 from rsq_backbone.datasets.food_scene import CLASSES
 from rsq_backbone.datasets.parts import TRAINING, names_of_part
 from rsq_backbone.datasets.passed_over import is_passed_over
 from rsq_backbone.datasets.synthetic import load_synthetic, mask_path
 from rsq_backbone.errors import UserError, one_line
 from rsq_backbone.images import IMAGE_SUFFIXES
+from rsq_backbone.printable import UNPRINTABLE, printable
 from rsq_backbone.progress import Progress, silent
 from seg_demos.masks import IGNORED, MaskCoding
 
@@ -72,7 +72,7 @@ def load_masks(source: str, progress: Progress = silent) -> MaskedCollection:
     if source == 'oxford-pet':
         return _oxford_pet()
     if UNPRINTABLE.search(source):
-        raise UserError(f'{_shown(source)}: a path with such characters cannot be used; rename it.')
+        raise UserError(f'{printable(source)}: a path with such characters cannot be used; rename it.')
     root = Path(source)
     if not os.path.isdir(root):
         raise UserError(
@@ -190,7 +190,7 @@ class _Folder:
             if name in by_name:
                 names.append(name)
             else:
-                self.left_out.append(f'{file}: {_shown(line)}: no such picture in {pictures}; add it, or take the '
+                self.left_out.append(f'{file}: {printable(line)}: no such picture in {pictures}; add it, or take the '
                                      'line out.')
         return list(dict.fromkeys(names))
 
@@ -213,7 +213,7 @@ class _Folder:
                 if is_passed_over(path):  # such as the ._NAME.jpg that a Mac leaves on foreign disks
                     hidden += [path] if path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES else []
                 elif UNPRINTABLE.search(path.name):
-                    self.left_out.append(f'{_shown(path)}: the name is not UTF-8 or holds control characters; '
+                    self.left_out.append(f'{printable(path)}: the name is not UTF-8 or holds control characters; '
                                          'rename it.')
                 elif os.path.isdir(path):
                     pending.append(path)
@@ -234,10 +234,6 @@ def _name(file: str) -> str:
     """Without the ending of a picture file, and spelt one way: a Mac may write an accent as a character of its own."""
     stem, suffix = os.path.splitext(unicodedata.normalize('NFC', file))
     return stem if suffix.lower() in IMAGE_SUFFIXES else stem + suffix
-
-
-def _shown(path: object) -> str:
-    return UNPRINTABLE.sub(lambda found: ascii(found.group())[1:-1], str(path))
 
 
 def _oxford_pet() -> MaskedCollection:

@@ -7,10 +7,10 @@ from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, 
 import numpy as np
 from PIL import Image, ImageOps
 
-from rsq_backbone.datasets.folders import UNPRINTABLE
 from rsq_backbone.errors import UserError
 from rsq_backbone.files import sha256_of
 from rsq_backbone.images import ImageError, opened_image
+from rsq_backbone.printable import UNPRINTABLE
 
 __all__ = [
     'IGNORED', 'MAX_CLASSES', 'Colour', 'MaskCoding', 'MaskContent', 'inspect_mask', 'is_ignored_name',

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from rsq_backbone.errors import UserError
 from rsq_backbone.files import write_text
+from rsq_backbone.printable import printable
 
 if TYPE_CHECKING:
     from rsq_backbone.analysis import Analysis
@@ -69,14 +70,14 @@ def _json(result: Any) -> str:
 def report_bad_input(errors: Sequence[Any], name: str = 'rsq') -> None:
     """One line each after the command's name, and exit code 2, once what was sound has been printed."""
     for e in errors:
-        print(f'{name}: {e}', file=sys.stderr)
+        print(printable(f'{name}: {e}'), file=sys.stderr)
     if errors:
         raise typer.Exit(2)
 
 
 def print_path(text: str, style: str = '') -> None:
-    """On one line, brackets and all, so that it can be copied."""
-    stdout.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+    """On one line, brackets and all, so that it can be copied; names in it may be anything."""
+    stdout.print(printable(text), style=style, highlight=False, markup=False, soft_wrap=True)
 
 
 def print_classification(result: 'Classification') -> None:
@@ -85,8 +86,9 @@ def print_classification(result: 'Classification') -> None:
     table.add_column('probability', justify='right')
     table.add_column('')
     table.add_column('class')
+    bar = '█' if (stdout.encoding or '').lower().startswith('utf') else '#'
     for p in result.predictions:
-        table.add_row(f'{100 * p.probability:.1f} %', '█' * round(20 * p.probability), p.class_name)
+        table.add_row(f'{100 * p.probability:.1f} %', bar * round(20 * p.probability), escape(printable(p.class_name)))
     stdout.print(table)
 
 
@@ -121,7 +123,8 @@ def print_training(result: 'TrainingResult', folder: Path) -> None:
 
 def print_what_next(folder: Path, command: str, arguments: str, python: str) -> None:
     """What to do with a finished run; each line can be pasted as it is."""
-    print_path(f'\nlook at it:    {shlex.quote(str(folder / "report.html"))}')
+    stdout.print()
+    print_path(f'look at it:    {shlex.quote(str(folder / "report.html"))}')
     print_path(f'use it:        {command} {shlex.quote(str(folder))} {arguments}')
     print_path(f'in Python:     {python}')
 
@@ -152,7 +155,8 @@ def print_classes(classes: Sequence['ClassMetrics'], pixels: int = 0) -> None:
         table.add_column(column, justify='right')
     for c in classes:
         shares = ('-' if share is None else f'{share:.3f}' for share in (c.precision, c.recall, c.f1, c.iou))
-        table.add_row(escape(c.name), f'{100 * c.support / pixels:.1f} %' if pixels else str(c.support), *shares)
+        support = f'{100 * c.support / pixels:.1f} %' if pixels else str(c.support)
+        table.add_row(escape(printable(c.name)), support, *shares)
     stdout.print(table)
 
 

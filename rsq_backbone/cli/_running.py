@@ -1,10 +1,12 @@
 """How a command ends: with one line and an exit code, whatever happened."""
+import io
 import os
 import sys
 
 import typer
 
 from rsq_backbone.errors import UserError, one_line
+from rsq_backbone.printable import printable
 
 __all__ = ['run_app']
 
@@ -19,6 +21,9 @@ def run_app(app: typer.Typer, command: str) -> None:
         command: How it is called; the last word is put before what is said about errors.
     """
     name = command.split()[-1]
+    for stream in (sys.stdout, sys.stderr):  # a pipe's encoding, on Windows for one, may lack what names are made of
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors='backslashreplace')
     try:
         app(prog_name=command)
     except UserError as e:
@@ -41,5 +46,5 @@ def run_app(app: typer.Typer, command: str) -> None:
 def _fail(e: Exception, message: str, code: int) -> None:
     if os.environ.get('RSQ_TRACEBACK'):
         raise e
-    print(message, file=sys.stderr)
+    print(printable(message), file=sys.stderr)
     sys.exit(code)

@@ -98,7 +98,8 @@ def _print(result: 'Deployment') -> None:
         if one.message:
             print_path(f'{one.name}: {one.status}: {one.message}')
     command = 'rsq predict' if classifies else 'python -m seg_demos.predict'
-    print_path(f'\nwritten:       {result.folder}')
+    stdout.print()
+    print_path(f'written:       {result.folder}')
     program = shlex.quote(str(Path(result.folder) / LOADER))
     permission = ' --allow-code' if result.chosen.target == 'torch-export' else ''
     print_path(f'use it:        {command} {shlex.quote(str(result.folder))} photo.jpg{permission}')

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Callable, Dict, List, Optional, Typ
 import typer
 
 from rsq_backbone.errors import UserError
+from rsq_backbone.printable import printable
 
 if TYPE_CHECKING:
     from rsq_backbone.profiler.profile import Profile
@@ -116,7 +117,7 @@ def profile(
     doubts = [f'cannot tell whether it is within the budget: {line}' for line in undecided(result, *budget)]
     doubts += untrusted(result) if strict else []
     for line in [f'beyond the budget: {problem}' for problem in problems] + doubts:
-        print(f'rsq: {line}', file=sys.stderr)
+        print(printable(f'rsq: {line}'), file=sys.stderr)
     statuses = {one.status for one in result.cases}
     if 'interrupted' in statuses:
         raise typer.Exit(130)

@@ -1,7 +1,6 @@
 """The user's own pictures: a folder for each class, or a CSV table."""
 import csv
 import os
-import re
 from collections import defaultdict
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Set, Tuple
@@ -11,13 +10,12 @@ from rsq_backbone.datasets.parts import TRAINING, VALIDATION, names_of_part
 from rsq_backbone.datasets.passed_over import is_passed_over
 from rsq_backbone.errors import UserError, one_line
 from rsq_backbone.images import IMAGE_SUFFIXES
+from rsq_backbone.printable import UNPRINTABLE, printable
 
 __all__ = ['load_collection']
 
 OUTSIDE = 'pictures outside the class folders'
 LONGEST_HEADER = 10_000  # characters; a file of another kind may have no line ends at all
-# What is not UTF-8, control characters and line ends: such a name fits into no line and no report.
-UNPRINTABLE = re.compile('[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]')
 
 Labelled = List[Tuple[Path, str]]
 Skipped = Dict[str, List[Path]]  # by what they are
@@ -42,7 +40,7 @@ def load_collection(source: Path) -> Collection:
     """
     source = Path(source)
     if UNPRINTABLE.search(str(source)):
-        raise UserError(f'{_shown(source)}: a path with such characters cannot be used; rename it.')
+        raise UserError(f'{printable(source)}: a path with such characters cannot be used; rename it.')
     try:
         if os.path.isdir(source):
             return _from_folder(source)
@@ -58,7 +56,7 @@ def _from_folder(source: Path) -> Collection:
     parts, split_note = _author_split(source, skipped)
     parts = parts or (source,)
     pictures = [_in_class_folders(part, source, skipped) for part in parts]
-    notes = split_note + tuple(f'Skipped {what}: {len(paths)} (first: {_shown(paths[0].relative_to(source))}).'
+    notes = split_note + tuple(f'Skipped {what}: {len(paths)} (first: {printable(paths[0].relative_to(source))}).'
                   for what, paths in skipped.items() if paths)
     for part, found in zip(parts, pictures, strict=True):
         if not found:
@@ -157,10 +155,6 @@ def _list(folder: Path, skipped: Skipped) -> Tuple[List[Path], List[Path]]:
     return folders, pictures
 
 
-def _shown(path: Path) -> str:
-    return UNPRINTABLE.sub(lambda found: ascii(found.group())[1:-1], str(path))
-
-
 def _from_csv(source: Path) -> Collection:
     parts: Dict[str, Labelled] = {'train': [], 'val': []}
     missing: List[str] = []
@@ -188,7 +182,7 @@ def _from_csv(source: Path) -> Collection:
             f'{source}: {len(missing)} of the files that it names are not there: {_some(missing)}; paths are taken '
             f'from {source.parent.resolve()}.')
     notes = tuple(
-        f'{source.name} lists {_shown(Path(file))} more than once: '
+        f'{source.name} lists {printable(Path(file))} more than once: '
         + ', '.join(f'line {number} as {label}' for number, label in rows_of_file) + '.'
         for file, rows_of_file in listed.items() if len(rows_of_file) > 1)
     if 'split' not in columns:

@@ -12,6 +12,7 @@ import argparse
 import functools
 import hashlib
 import importlib
+import io
 import json
 import os
 import re
@@ -153,6 +154,8 @@ def read_picture(file: Union[str, Path]) -> np.ndarray:
     """
     file = Path(file)
     try:
+        if file.exists() and not file.is_file():  # a pipe would keep its reader waiting
+            raise ArtifactError(f'{file}: not a file; name pictures.')
         if file.stat().st_size > _MAX_FILE:
             raise ArtifactError(f'{file}: more than {_MAX_FILE >> 20} MB; scale it down first.')
         data = file.read_bytes()
@@ -674,10 +677,25 @@ def _main(arguments: Optional[Sequence[str]] = None) -> int:
         '--allow-code', action='store_true',
         help='Open a PyTorch program (target torch-export), which can run any code of its maker.')
     options = parser.parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):  # a pipe's encoding may lack what names are made of
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors='backslashreplace')
+    try:
+        return _run(options)
+    except BrokenPipeError:  # `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as e:
+        sys.stderr.write(f'artifact: what was found cannot be written ({e.strerror}); make room.\n')
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _run(options: argparse.Namespace) -> int:
     try:
         artifact = load(options.folder, options.threads, allow_code=options.allow_code)
     except ArtifactError as e:
-        print(f'artifact: {e}', file=sys.stderr)
+        print(_printable(f'artifact: {e}'), file=sys.stderr)
         return 2
     status = 0
     written: Set[str] = set()
@@ -690,15 +708,22 @@ def _main(arguments: Optional[Sequence[str]] = None) -> int:
                 shares = [(artifact.classes[i], float(probabilities[i])) for i in best]
             else:
                 mask = artifact.segment(picture)
-                print(_write_mask(mask, options.out, file.stem, written), end=' of ')
+                print(_printable(_write_mask(mask, options.out, file.stem, written)), end=' of ')
                 counts = np.bincount(mask.ravel(), minlength=len(artifact.classes)) / mask.size
                 shares = [(name, share) for name, share in zip(artifact.classes, counts.tolist(), strict=True) if share]
         except ArtifactError as e:
-            print(f'artifact: {e}' if str(file) in str(e) else f'artifact: {file}: {e}', file=sys.stderr)
+            print(_printable(f'artifact: {e}' if str(file) in str(e) else f'artifact: {file}: {e}'), file=sys.stderr)
             status = 2
             continue
-        print(f'{file}: ' + ', '.join(f'{name} {100 * share:.1f} %' for name, share in shares))
+        print(_printable(f'{file}: ' + ', '.join(f'{name} {100 * share:.1f} %' for name, share in shares)))
+    sys.stdout.flush()
     return status
+
+
+def _printable(text: object) -> str:
+    """Control characters in names, which could rewrite what a terminal shows, as escapes."""
+    return re.sub(
+        '[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]', lambda found: ascii(found.group())[1:-1], str(text))
 
 
 def _positive(text: str) -> int:

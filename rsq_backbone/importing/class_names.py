@@ -6,8 +6,8 @@ from typing import Any, Dict, Optional, Sequence, Tuple
 from timm.data import create_dataset
 from timm.utils.misc import natural_key
 
-from rsq_backbone.datasets.folders import UNPRINTABLE
 from rsq_backbone.errors import UserError, one_line
+from rsq_backbone.printable import UNPRINTABLE
 
 __all__ = ['named_by_training', 'read_class_names']
 

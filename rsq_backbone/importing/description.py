@@ -4,9 +4,9 @@ import reprlib
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, FrozenSet, Optional, Tuple
 
-from rsq_backbone.datasets.folders import UNPRINTABLE
 from rsq_backbone.errors import UserError
 from rsq_backbone.importing.checkpoint import TEXTS, Checkpoint
+from rsq_backbone.printable import UNPRINTABLE
 
 __all__ = ['Description', 'describe']
 

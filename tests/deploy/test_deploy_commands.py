@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +56,38 @@ def test_predict_and_evaluate_take_an_artifact(rsq: Any, artifact: Path, photos:
     assert code == 0
     assert '18 pictures: accuracy' in out
     assert (tmp_path / 'evaluation' / 'confusion.png').is_file()
+
+
+@pytest.mark.parametrize('encoding', ['ascii', 'cp1252', 'utf-8'])
+def test_names_of_any_kind_are_printed_into_pipes_of_any_encoding_without_rewriting_a_terminal(
+        artifact: Path, photos: Path, tmp_path: Path, encoding: str) -> None:
+    file = tmp_path / 'esc-\x1b]0;title\x07\x1b[31m \u5bff\u53f8.png'
+    file.write_bytes((photos / 'red' / '00.png').read_bytes())
+    broken = tmp_path / 'broken-\x1b[2J.png'
+    broken.write_bytes(b'no picture')
+    programs = ([str(Path(sys.executable).with_name('rsq')), 'predict', str(artifact)],
+                [sys.executable, str(artifact / 'artifact.py')])
+    for program in programs:
+        done = subprocess.run(
+            [*program, str(file), str(broken)], capture_output=True, check=False,
+            env={**os.environ, 'PYTHONIOENCODING': encoding, 'PYTHONUTF8': '0'})
+        printed = done.stdout + done.stderr
+        assert (done.returncode, b'Traceback' in printed) == (2, False), printed
+        assert b'red' in done.stdout
+        assert b'\x1b' not in printed
+        assert b'esc-\\x1b]0;title' in done.stdout
+        assert b'broken-\\x1b[2J.png' in done.stderr
+
+
+def test_artifact_py_ends_well_where_nobody_reads_or_nothing_can_be_written(artifact: Path, photos: Path) -> None:
+    program = f"'{sys.executable}' '{artifact / 'artifact.py'}'"
+    for command, code, says in (
+            (f"{program} '{photos}'/red/*.png | head -1 > /dev/null; exit ${{PIPESTATUS[0]}}", 0, ''),
+            (f"{program} '{photos}/red/00.png' > /dev/full", 1, 'artifact: what was found cannot be written'),
+            (f'{program} /dev/zero', 2, 'artifact: /dev/zero: not a file')):
+        done = subprocess.run(['bash', '-c', command], capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == code, done.stderr
+        assert done.stderr.startswith(says) if says else done.stderr == ''
 
 
 def test_predict_needs_no_pytorch_for_an_artifact(artifact: Path, photos: Path, run_python: Any) -> None:

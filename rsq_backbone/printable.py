@@ -1,0 +1,12 @@
+"""Names that come from anywhere, made fit for one line of a terminal, a report or a CSV file."""
+import re
+
+__all__ = ['UNPRINTABLE', 'printable']
+
+# What is not UTF-8, control characters (with which a name could rewrite what a terminal shows) and line ends.
+UNPRINTABLE = re.compile('[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]')
+
+
+def printable(text: object) -> str:
+    """The text with such characters as escapes, e.g. \\x1b."""
+    return UNPRINTABLE.sub(lambda found: ascii(found.group())[1:-1], str(text))
