@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Dict, Optional
 
 import typer
 
-from rsq_backbone.cli._running import run_app
+from rsq_backbone.cli._running import plain_app, run_app
 from rsq_backbone.errors import UserError
 from seg_demos.recipe import SegmentationRecipe
 
@@ -39,7 +39,7 @@ def run(architecture: str, build: 'Build', description: str) -> None:
     main.__signature__ = signature.replace(parameters=keyword_only)  # type: ignore[attr-defined]
     main.__annotations__ = {p.name: p.annotation for p in keyword_only}
     main.__doc__ = description
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode='markdown')
+    app = plain_app()
     app.command()(main)
     run_app(app, f'python -m seg_demos.{architecture}')
 

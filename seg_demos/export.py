@@ -4,10 +4,10 @@ from typing import Annotated, Optional
 
 import typer
 
-from rsq_backbone.cli._running import run_app
+from rsq_backbone.cli._running import plain_app, run_app
 
 COMMAND = 'python -m seg_demos.export'
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode='markdown')
+app = plain_app()
 
 
 @app.command()

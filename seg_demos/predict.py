@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING, Annotated, List, Optional
 
 import typer
 
-from rsq_backbone.cli._running import run_app
+from rsq_backbone.cli._running import plain_app, run_app
 
 if TYPE_CHECKING:
     from seg_demos.segmenting import Segmented
 
 COMMAND = 'python -m seg_demos.predict'
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode='markdown')
+app = plain_app()
 
 
 @app.command()

@@ -2,11 +2,11 @@
 
 Examples:
 
-    python -m seg_demos.pspnet                                (drawn plates of food, no network needed)
+    python -m seg_demos.pspnet   (drawn plates of food, no network needed)
 
     python -m seg_demos.pspnet DATA --epochs 20
 
-    python -m seg_demos.pspnet DATA --output-stride 16        (coarser, a quarter of the work)
+    python -m seg_demos.pspnet DATA --output-stride 16   (coarser, a quarter of the work)
 """
 from typing import Annotated, Any, Optional
 

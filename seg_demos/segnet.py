@@ -2,11 +2,11 @@
 
 Examples:
 
-    python -m seg_demos.segnet                                (drawn plates of food, no network needed)
+    python -m seg_demos.segnet   (drawn plates of food, no network needed)
 
     python -m seg_demos.segnet DATA --epochs 20
 
-    python -m seg_demos.segnet DATA --encoder vgg11           (the paper's kind of encoder: all steps are pools)
+    python -m seg_demos.segnet DATA --encoder vgg11   (the paper's kind of encoder: all steps are pools)
 """
 from typing import Any, Optional
 

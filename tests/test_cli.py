@@ -103,6 +103,27 @@ def test_analyze_prints_table_totals_and_warnings(rsq, monkeypatch):
     assert 'warning: relu_conv10' in out
 
 
+@pytest.mark.parametrize('columns', [80, 100, 200])
+def test_no_figure_of_an_analysis_is_cut(rsq, monkeypatch, columns):
+    monkeypatch.setattr(_output.stdout, 'width', columns)
+    code, out, _ = rsq('analyze', 'res_squeezenet')
+    assert code == 0
+    assert max(map(len, out.splitlines())) <= columns
+    assert '\u2026' not in out
+    assert ('weight 64 x 3 x 3 x 3, bias 64' in out) == (columns == 200)
+    for figure in ('64 x 113 x 113', '22,064,832', '2,359,296', '1000 x 7 x 7'):
+        assert figure in out
+
+
+@pytest.mark.parametrize('command', [*COMMANDS, 'profile'])
+def test_no_option_s_name_is_cut_in_80_columns(rsq, monkeypatch, command):
+    monkeypatch.setenv('COLUMNS', '80')
+    code, out, _ = rsq(command, '-h')
+    assert code == 0
+    assert '\u2026' not in out
+    assert max(map(len, out.splitlines())) <= 80
+
+
 def test_analyze_json_has_the_layers(rsq):
     code, out, _ = rsq('analyze', 'res_squeezenet', '--num-classes', 9, '--json')
     analysis = json.loads(out)

@@ -14,22 +14,28 @@ from rsq_backbone.cli import (
     profile,
     serve,
 )
-from rsq_backbone.cli._running import run_app
+from rsq_backbone.cli._running import plain_app, run_app
 
-app = typer.Typer(
+app = plain_app(
     name='rsq',
-    help='Res-SqueezeNet: a small backbone for timm and segmentation_models_pytorch.',
+    help='Res-SqueezeNet: a small backbone for timm and segmentation_models_pytorch. Begin with: rsq demo',
+    epilog='Segmentation: python -m seg_demos.unet -h (deeplab, pspnet and segnet train in the same way, predict '
+    'segments images and videos, export writes ONNX).',
     no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode='markdown',
 )
-for command in (
-        demo.demo, finetune.finetune, evaluate.evaluate, predict.predict, classify.classify, analyze.analyze,
-        deploy.deploy, serve.serve, profile.profile):
-    app.command()(command)
-app.command('import')(import_checkpoint.import_checkpoint)
-app.add_typer(autoload.app, name='autoload')
+for name, command, short_help in (
+        ('demo', demo.demo, 'See what the network does: three photographs and a U-Net.'),
+        ('classify', classify.classify, 'Classify photographs by the classes of ImageNet.'),
+        ('finetune', finetune.finetune, 'Train a classifier on your own images.'),
+        ('evaluate', evaluate.evaluate, 'Measure a trained classifier on labeled images.'),
+        ('predict', predict.predict, 'Classify images with a trained classifier.'),
+        ('deploy', deploy.deploy, 'Make a trained network small and fast, without PyTorch.'),
+        ('serve', serve.serve, 'Open a web page and an HTTP API for a deployed network.'),
+        ('profile', profile.profile, 'Measure latency, memory and work of networks.'),
+        ('analyze', analyze.analyze, 'List every layer of a network, with warnings.'),
+        ('import', import_checkpoint.import_checkpoint, 'Make a run folder of a classifier that timm trained.')):
+    app.command(name, short_help=short_help)(command)
+app.add_typer(autoload.app, name='autoload', short_help='Make the networks known in every program of an environment.')
 
 
 @app.callback(invoke_without_command=True)

@@ -178,19 +178,24 @@ def print_segmentation_sizes(result: 'DemoResult') -> None:
 
 def print_analysis(analysis: 'Analysis') -> None:
     stdout.print(f'{analysis.model}, input {_size(analysis.input_size)}', style='bold', highlight=False)
-    table = Table(box=None)
-    table.add_column('#', justify='right', style='dim')
-    table.add_column('name', no_wrap=True)
-    table.add_column('type', no_wrap=True)
-    table.add_column('output', justify='right', no_wrap=True)
-    table.add_column('learnables', overflow='fold')
-    table.add_column('parameters', justify='right', no_wrap=True)
-    table.add_column('MACs', justify='right', no_wrap=True)
-    for number, layer in enumerate(analysis.layers, 1):
+    figures = [
+        (str(number), _size(layer.output_shape), f'{layer.parameters:,}' if layer.parameters else '',
+         f'{layer.macs:,}' if layer.macs else '') for number, layer in enumerate(analysis.layers, 1)]
+    widths = [max(map(len, column)) for column in zip(*figures, strict=True)]
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    # Where a terminal is narrow, names are broken into lines, shapes of weights are left out, and figures stay whole.
+    wide = stdout.width >= 100
+    table.add_column('#', justify='right', style='dim', min_width=widths[0])
+    table.add_column('name', overflow='fold')
+    table.add_column('type', overflow='fold')
+    table.add_column('output', justify='right', min_width=widths[1])
+    if wide:
+        table.add_column('learnables', overflow='fold')
+    table.add_column('parameters', justify='right', min_width=max(widths[2], len('parameters')))
+    table.add_column('MACs', justify='right', min_width=widths[3])
+    for (number, output, parameters, macs), layer in zip(figures, analysis.layers, strict=True):
         learnables = ', '.join(f'{name} {_size(shape)}' for name, shape in layer.learnables.items())
-        table.add_row(
-            str(number), layer.name, layer.type, _size(layer.output_shape), learnables,
-            f'{layer.parameters:,}' if layer.parameters else '', f'{layer.macs:,}' if layer.macs else '')
+        table.add_row(number, layer.name, layer.type, output, *([learnables] if wide else []), parameters, macs)
     stdout.print(table)
     stdout.print(
         f'\n{len(analysis.layers)} layers, {analysis.parameters:,} parameters ({analysis.parameters * 4 / 1e6:.2f} MB '

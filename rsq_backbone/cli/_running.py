@@ -2,13 +2,21 @@
 import io
 import os
 import sys
+from typing import Any
 
 import typer
 
 from rsq_backbone.errors import UserError, one_line
 from rsq_backbone.printable import printable
 
-__all__ = ['run_app']
+__all__ = ['plain_app', 'run_app']
+
+
+def plain_app(**settings: Any) -> typer.Typer:
+    """A command line whose help is plain text, in which no option's name is cut at 80 columns."""
+    return typer.Typer(
+        add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+        context_settings={'help_option_names': ['-h', '--help']}, **settings)
 
 
 def run_app(app: typer.Typer, command: str) -> None:

@@ -43,7 +43,7 @@ def on(
 
         rsq autoload on
 
-        rsq autoload on --user    (where the environment's site-packages cannot be written)
+        rsq autoload on --user   (where the environment's site-packages cannot be written)
     """
     from rsq_backbone.autoload import switch_on
 

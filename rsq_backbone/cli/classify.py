@@ -19,7 +19,7 @@ def classify(
 
         rsq classify *.jpg --topk 1 --json
 
-        rsq classify photo.jpg --model resnet18      (downloads its weights)
+        rsq classify photo.jpg --model resnet18   (downloads its weights)
     """
     from rsq_backbone.cli._classifying import classify_each, print_classifications
     from rsq_backbone.cli._output import report_bad_input

@@ -47,13 +47,13 @@ def finetune(
 
     Examples:
 
-        rsq finetune synthetic                          (nine drawn food classes, no network needed)
+        rsq finetune synthetic   (nine drawn food classes, no network needed)
 
-        rsq finetune photos/                            (photos/cat/*.jpg, photos/dog/*.jpg, ...)
+        rsq finetune photos/   (photos/cat/*.jpg, photos/dog/*.jpg, ...)
 
-        rsq finetune photos.csv --recipe linear         (seconds)
+        rsq finetune photos.csv --recipe linear   (seconds)
 
-        rsq finetune food --recipe paper --seed 1       (the paper's data and recipe; downloads 77 MB)
+        rsq finetune food --recipe paper --seed 1   (the paper's data and recipe; downloads 77 MB)
 
         rsq finetune photos/ --model resnet18 --epochs 10 --name first-try
     """

@@ -76,7 +76,7 @@ def profile(
 
         rsq profile --runtime openvino --cpu-isa avx2 --threads 1 --memory-cap 512MB   (an older, smaller machine)
 
-        rsq profile --estimate "GeForce MX130,Raspberry Pi 4"       (machines that are not here)
+        rsq profile --estimate "GeForce MX130,Raspberry Pi 4"   (machines that are not here)
 
         rsq profile compare old.json new.json
     """
