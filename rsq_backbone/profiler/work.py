@@ -3,7 +3,7 @@ import statistics
 import time
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Dict, Iterator, List, Set, Tuple
+from typing import Any, Dict, Iterator, List, Sequence, Set, Tuple
 
 import torch
 import torch.nn as nn
@@ -33,7 +33,9 @@ _REARRANGEMENTS = {
 }
 
 
-def work(model: nn.Module, input_size: Tuple[int, int, int], name: str = '') -> Work:
+def work(
+        model: nn.Module, input_size: Tuple[int, int, int], name: str = '', others: Sequence[torch.Tensor] = (),
+) -> Work:
     """Trace one picture through `model` on tensors that have a shape but no values, at no cost of memory.
 
     A network that needs values, because its `forward` branches on them, runs for real instead, on a picture of noise.
@@ -46,16 +48,17 @@ def work(model: nn.Module, input_size: Tuple[int, int, int], name: str = '') -> 
         model: Takes a batch of pictures. Traced in evaluation mode; its own mode is restored.
         input_size: Channels, height, width.
         name: What the result calls the model; its class if not given.
+        others: Its further inputs, each with a batch of one.
 
     Raises:
         UserError: if the network does not run at this size.
     """
     with in_evaluation_mode(model), torch.no_grad():
         try:
-            tracer = _trace(model, input_size, fake=True)
+            tracer = _trace(model, input_size, others, fake=True)
         except Exception:  # a network's own Python fails in any way on tensors without values
             try:
-                tracer = _trace(model, input_size, fake=False)
+                tracer = _trace(model, input_size, others, fake=False)
             except (RuntimeError, ValueError, AssertionError) as e:
                 raise refusal(input_size, e) from e
     stages = tuple(_with_parameters(model, tracer.stages))
@@ -72,7 +75,8 @@ def work(model: nn.Module, input_size: Tuple[int, int, int], name: str = '') -> 
     )
 
 
-def _trace(model: nn.Module, input_size: Tuple[int, int, int], fake: bool) -> '_Tracer':
+def _trace(
+        model: nn.Module, input_size: Tuple[int, int, int], others: Sequence[torch.Tensor], fake: bool) -> '_Tracer':
     own = [*model.parameters(), *model.buffers()]
     device = own[0].device if own else None
     mode = FakeTensorMode(allow_non_fake_inputs=True) if fake else None
@@ -83,11 +87,12 @@ def _trace(model: nn.Module, input_size: Tuple[int, int, int], fake: bool) -> '_
         stack.enter_context(mode or nullcontext())
         x = torch.empty(1, *input_size, device=device) if mode else torch.randn(
             1, *input_size, generator=generator).to(device)
-        tracer = _Tracer(x, {_storage(tensor) for tensor in [*own, *kept]})
+        inputs = [x, *(mode.from_tensor(tensor) if mode else tensor.to(device or 'cpu') for tensor in others)]
+        tracer = _Tracer(inputs, {_storage(tensor) for tensor in [*own, *kept]})
         stack.enter_context(tracer)
         for stage, module in _stages(model):
             stack.enter_context(tracer.inside(stage, module))
-        model(x)
+        model(*inputs)
     return tracer
 
 
@@ -118,7 +123,7 @@ class _Stage:
 class _Tracer(TorchDispatchMode):
     """Sees every operation, adds it to the stage that it belongs to, and keeps account of what is in memory."""
 
-    def __init__(self, x: torch.Tensor, own_storages: Set[int]) -> None:
+    def __init__(self, inputs: Sequence[torch.Tensor], own_storages: Set[int]) -> None:
         super().__init__()
         self.stages: Dict[str, _Stage] = {}
         self.not_counted: Set[str] = set()
@@ -126,7 +131,7 @@ class _Tracer(TorchDispatchMode):
         self._own_storages = own_storages
         self._inside = [REST]
         self._alive: Dict[int, Tuple[StorageWeakRef, int]] = {}
-        self._see_memory([x])
+        self._see_memory(inputs)
 
     def inside(self, name: str, module: nn.Module) -> ExitStack:
         """Operations belong to this stage while its module is called."""
@@ -169,7 +174,7 @@ class _Tracer(TorchDispatchMode):
         read = [t for t in sources if _storage(t) not in self._own_storages]
         stage.bytes_moved += sum(t.numel() * t.element_size() for t in [*read, *results])
 
-    def _see_memory(self, results: List[torch.Tensor]) -> None:
+    def _see_memory(self, results: Sequence[torch.Tensor]) -> None:
         self._alive = {key: (ref, size) for key, (ref, size) in self._alive.items() if not ref.expired()}
         for tensor in results:
             storage = tensor.untyped_storage()
@@ -203,7 +208,7 @@ def _with_parameters(model: nn.Module, stages: Dict[str, _Stage]) -> Iterator[St
 
 
 @torch.inference_mode()
-def layer_times(model: nn.Module, inputs: torch.Tensor, calls: int) -> Tuple[LayerTime, ...]:
+def layer_times(model: nn.Module, inputs: Sequence[torch.Tensor], calls: int) -> Tuple[LayerTime, ...]:
     """Time every layer, in the order in which they first run.
 
     Layers are the modules without children. What the network does in functions between them (adding, resizing,
@@ -212,12 +217,13 @@ def layer_times(model: nn.Module, inputs: torch.Tensor, calls: int) -> Tuple[Lay
 
     Args:
         model: Called in evaluation mode; its own mode is restored.
-        inputs: The batch that it is called on, on the model's device.
+        inputs: The batch that it is called on, a tensor for each of its inputs, on the model's device.
         calls: Timed calls, after one that is not.
 
     Returns:
         Medians over the calls. A layer that is called several times in one call takes the sum.
     """
+    device = inputs[0].device
     layers = {module: name for name, module in model.named_modules() if not any(True for _ in module.children())}
     times: Dict[nn.Module, List[float]] = {}
     rest: List[float] = []
@@ -225,10 +231,10 @@ def layer_times(model: nn.Module, inputs: torch.Tensor, calls: int) -> Tuple[Lay
     current: Dict[nn.Module, float] = {}
 
     def before(*_: Any) -> None:
-        started.append(_now(inputs.device))
+        started.append(_now(device))
 
     def after(module: nn.Module, *_: Any) -> None:
-        current[module] = current.get(module, 0.0) + _now(inputs.device) - started.pop()
+        current[module] = current.get(module, 0.0) + _now(device) - started.pop()
 
     with in_evaluation_mode(model), ExitStack() as hooks:
         for layer in layers:
@@ -236,9 +242,9 @@ def layer_times(model: nn.Module, inputs: torch.Tensor, calls: int) -> Tuple[Lay
             hooks.enter_context(layer.register_forward_hook(after))
         for call in range(calls + 1):
             current.clear()
-            start = _now(inputs.device)
-            model(inputs)
-            total = _now(inputs.device) - start
+            start = _now(device)
+            model(*inputs)
+            total = _now(device) - start
             if call > 0:
                 rest.append(total - sum(current.values()))
                 for module, seconds in current.items():

@@ -175,19 +175,20 @@ class _Worker:
         self._subject.check(shape[0], _size(shape))
 
     def work(self, shape: Sequence[int]) -> Dict[str, Any]:
+        import torch
+
         from rsq_backbone.profiler.work import work
 
-        return dataclasses.asdict(work(self._subject.build(), _size(shape), self._subject.name))
+        others = [torch.from_numpy(array) for array in self._subject.inputs(1, _size(shape))[1:]]
+        return dataclasses.asdict(work(self._subject.build(), _size(shape), self._subject.name, others))
 
     def layers(self, shape: Sequence[int], seed: int, calls: int) -> List[Dict[str, Any]]:
         import torch
 
         from rsq_backbone.profiler.work import layer_times
 
-        [inputs] = self._inputs(shape, seed)
-        return [
-            dataclasses.asdict(layer)
-            for layer in layer_times(self._subject.build(), torch.from_numpy(inputs), calls)]
+        inputs = [torch.from_numpy(array) for array in self._inputs(shape, seed)]
+        return [dataclasses.asdict(layer) for layer in layer_times(self._subject.build(), inputs, calls)]
 
     def peaks(self, threads: int) -> Dict[str, Any]:
         from rsq_backbone.profiler.peaks import measure_peaks

@@ -31,3 +31,14 @@ class Dies(nn.Module):
         if self.calls > 3:
             os.kill(os.getpid(), signal.SIGKILL)
         return x.mean((2, 3))
+
+
+class Scales(nn.Module):
+    """A convolution of a picture, times a number for each picture that comes as a second input."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+
+    def forward(self, x, factors):
+        return self.conv(x) * factors.view(-1, 1, 1, 1)

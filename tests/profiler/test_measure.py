@@ -2,7 +2,7 @@
 import psutil
 import pytest
 import torch
-from own_networks import Allocates, Dies
+from own_networks import Allocates, Dies, Scales
 
 import rsq_backbone
 from rsq_backbone.errors import UserError
@@ -60,6 +60,17 @@ def test_threads_are_verified(measured):
 def test_it_is_written_and_read_without_loss(measured, tmp_path):
     write_profile(measured, tmp_path / 'p.json')
     assert read_profile(tmp_path / 'p.json') == measured
+
+
+def test_a_module_of_several_inputs_is_measured_counted_and_exported():
+    """A 3x3 convolution from 3 to 8 channels has 14 x 14 positions in a picture of 16 x 16."""
+    found = profile(
+        Scales(), [torch.randn(2, 3, 16, 16), torch.ones(2)], runtimes=['eager', 'onnxruntime'], threads=[1], plan=PLAN,
+        layers=True)
+    assert [(one.status, one.message) for one in found.cases] == [('measured', '')] * 2
+    [work] = found.works
+    assert (work.macs, work.activations) == (14 * 14 * 3 * 9 * 8, 14 * 14 * 8)
+    assert [layer.name for layer in found.cases[0].layers][:1] == ['conv']
 
 
 def test_memory_of_a_known_size_is_found_within_five_per_cent():

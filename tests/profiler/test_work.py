@@ -251,7 +251,7 @@ def test_model_is_left_as_it_was():
     model.pool.eval()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     work(model, (3, 8, 8))
-    layer_times(model, torch.randn(1, 3, 8, 8), calls=1)
+    layer_times(model, [torch.randn(1, 3, 8, 8)], calls=1)
     assert model.training
     assert not model.pool.training
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
@@ -296,5 +296,5 @@ def test_layer_times_are_medians_over_the_calls_after_the_first(monkeypatch):
     clock = Clock()
     monkeypatch.setattr(work_module, 'time', clock)
     found: Dict[str, Tuple[str, float]] = {
-        layer.name: (layer.type, layer.seconds) for layer in layer_times(Timed(clock), torch.zeros(1), calls=3)}
+        layer.name: (layer.type, layer.seconds) for layer in layer_times(Timed(clock), [torch.zeros(1)], calls=3)}
     assert found == {'first': ('Taking', 2.0), 'twice': ('Taking', 7.0), BETWEEN_LAYERS: ('functions', 0.5)}
