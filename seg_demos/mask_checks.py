@@ -59,7 +59,7 @@ def check_masks(
             Those named void, unlabelled or ignore are ignored; the others are numbered anew, without gaps.
         colours: Class or IGNORED by colour, for painted masks; needs `classes`.
         ignore_index: Value of pixels that are neither trained on nor judged, whatever `classes` says. 255 is taken for
-            that by itself, unless most masks show 0 and 255 alone: then they are black and white.
+            that by itself, unless most masks show 0 and 255 (or 65535, of 16 bits) alone: then they are black and white.
 
     Raises:
         UserError: if nothing is left, if all training masks together show a single class, or if what is told about the
@@ -141,10 +141,11 @@ def _numbers(
     values = {value for mask in masks for value in mask}
     if ignore_index is not None and masks and ignore_index not in values:
         notes.append(f'No mask holds {ignore_index}, the value that is to be ignored.')
-    if (classes is None or len(classes) == 2) and _black_and_white(masks, ignore_index):
+    white = _white(masks, ignore_index) if classes is None or len(classes) == 2 else None
+    if white is not None:
         names = tuple(classes or ('background', 'foreground'))
-        number_of = {0: 0, 1: 1, 255: 1}  # of a class among `names`, by value
-        notes.append(f'The masks are black and white: 0 is taken for {names[0]} and 255 for {names[1]}.')
+        number_of = {0: 0, 1: 1, white: 1}  # of a class among `names`, by value
+        notes.append(f'The masks are black and white: 0 is taken for {names[0]} and {white} for {names[1]}.')
     else:
         if classes is None:
             count = 1 + max((value for value in values if value < _MOST_UNNAMED and value != ignore_index), default=0)
@@ -169,16 +170,17 @@ def _numbers(
          **dict.fromkeys(ignored, IGNORED)})
 
 
-def _black_and_white(masks: Sequence[Collection[int]], ignore_index: Optional[int]) -> bool:
-    """Whether white, 255, is a class rather than a value to be ignored.
+def _white(masks: Sequence[Collection[int]], ignore_index: Optional[int]) -> Optional[int]:
+    """The value of white, in 8 or 16 bits, where that is a class rather than a value to be ignored.
 
-    It is where masks of 0 and 255 alone outnumber those with other values.
+    It is where masks of black and white alone outnumber those with other values.
     """
-    if ignore_index == 255:
-        return False
     held = [set(mask) - {ignore_index} for mask in masks]
-    white = sum(255 in values and values <= {0, 255} for values in held)
-    return white > sum(not values <= {0, 255} for values in held)
+    for white in (255, 65535):
+        alone = sum(white in values and values <= {0, white} for values in held)
+        if alone > sum(not values <= {0, white} for values in held):
+            return white
+    return None
 
 
 def _class_counts(pair: MaskedImage, found: Union[_Facts, str], coding: MaskCoding) -> Counter[int]:

@@ -110,6 +110,17 @@ def test_masks_of_0_and_255_alone_are_black_and_white(folder, classes):
     assert f'0 is taken for {low} and 255 for {high}' in line_about(checked.notes, 'black and white')
 
 
+@pytest.mark.parametrize('white', [255, 65535])
+def test_white_of_16_bit_masks_is_white_too(tmp_path, white):
+    for name in 'ab':
+        picture(tmp_path / 'images' / f'{name}.png', name)
+        mask(tmp_path / 'masks' / f'{name}.png', [0, white], dtype=np.uint16)
+    checked = check(tmp_path)
+    assert checked.coding.classes == ('background', 'foreground')
+    assert decoded(checked, 'a')[:2] == ['background', 'foreground']
+    assert f'{white} for foreground' in line_about(checked.notes, 'black and white')
+
+
 def test_of_black_and_white_masks_the_odd_one_is_left_out_rather_than_all_their_white(folder):
     checked = check(folder(a=[0, 255], b=[0, 255], c=[0, 1], d=[0, 128, 255], e=[255]))
     assert names(checked.collection.train) == 'abce'
