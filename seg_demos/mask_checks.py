@@ -59,7 +59,7 @@ def check_masks(
             Those named void, unlabelled or ignore are ignored; the others are numbered anew, without gaps.
         colours: Class or IGNORED by colour, for painted masks; needs `classes`.
         ignore_index: Value of pixels that are neither trained on nor judged, whatever `classes` says. 255 is taken for
-            that by itself, unless most masks show 0 and 255 (or 65535, of 16 bits) alone: then they are black and white.
+            that by itself, unless most masks show 0 and 255 alone (or 65535, of 16 bits): these are black and white.
 
     Raises:
         UserError: if nothing is left, if all training masks together show a single class, or if what is told about the

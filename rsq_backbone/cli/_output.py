@@ -30,7 +30,7 @@ _MODULES = {
     'report': ('matplotlib', 'jinja2'),
     'train': ('lightning', 'sklearn', 'matplotlib', 'jinja2'),
     'onnx': ('onnx', 'onnxscript', 'onnxruntime'),
-    'serve': ('fastapi', 'uvicorn'),
+    'serve': ('fastapi', 'uvicorn', 'python_multipart'),
 }
 
 stdout = Console()

@@ -35,10 +35,9 @@ def serve(
     from rsq_backbone.errors import UserError
 
     require('serve')
-    import uvicorn
-
     from rsq_backbone.deploy.loader import ArtifactError, load
     from rsq_backbone.deploy.serve import create_app
+    from rsq_backbone.deploy.server import serve as serve_app
 
     try:
         loaded = load(artifact, threads, allow_code=allow_code)
@@ -49,13 +48,10 @@ def serve(
     app = create_app(
         loaded, queue=queue, max_bytes=round(max_mb * 1e6), hosts=['127.0.0.1', 'localhost', '[::1]'] if here else None)
     shown = f'[{host}]' if ':' in host else host
-    # Uploads and waiting pictures are limited by the app: a limit of connections would count idle ones.
-    server = uvicorn.Server(uvicorn.Config(
-        app, log_level='warning', timeout_keep_alive=5, timeout_graceful_shutdown=5))
     try:
         listening.listen()  # who follows the address at once waits instead of being refused
         print_path(f'http://{shown}:{listening.getsockname()[1]}   (Ctrl-C ends it)')
-        server.run(sockets=[listening])
+        serve_app(app, listening)
     except KeyboardInterrupt:  # uvicorn has shut down by then, and hands it on
         print_path('stopped')
 

@@ -2,10 +2,11 @@
 import base64
 import io
 import tempfile
+import threading
 import time
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, AsyncIterator, Dict, List, Optional
 
 import anyio
 import numpy as np
@@ -13,6 +14,8 @@ from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import Response
 from PIL import Image
 from pydantic import BaseModel, Field
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect
 
@@ -38,10 +41,11 @@ _POLICY = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
 
 
-class ClassShare(BaseModel):
+class FoundClass(BaseModel):
     class_name: str
-    share: float = Field(description='Probability of the class, or its share of all pixels; 0 .. 1.')
-    colour: Optional[str] = Field(default=None, description='Of segmentation: #rrggbb in the mask; null if clear.')
+    probability: Optional[float] = Field(default=None, description='Of a classifier: 0 .. 1.')
+    fraction: Optional[float] = Field(default=None, description='Of segmentation: part of all pixels, 0 .. 1.')
+    color: Optional[str] = Field(default=None, description='Of segmentation: #rrggbb in the mask; null if transparent.')
 
 
 class Milliseconds(BaseModel):
@@ -53,7 +57,7 @@ class Answer(BaseModel):
     task: str = Field(description="'classification' or 'segmentation'.")
     width: int
     height: int
-    classes: List[ClassShare] = Field(description='The most probable, or all that occur, the largest share first.')
+    classes: List[FoundClass] = Field(description='The most probable, or all that occur, the largest first.')
     mask: Optional[str] = Field(None, description='Of segmentation: a PNG with a palette, as a data URL.')
     milliseconds: Milliseconds
 
@@ -91,6 +95,7 @@ def create_app(
     if hosts is not None:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
     one_at_a_time = anyio.CapacityLimiter(1)
+    app.state.ending = ending = threading.Event()
     uploading = waiting = 0
 
     @app.middleware('http')
@@ -101,6 +106,7 @@ def create_app(
         response.headers['Cache-Control'] = 'no-store'
         return response
 
+    @app.head('/healthz', include_in_schema=False)
     @app.get('/healthz', response_model=Health)
     async def healthz() -> Dict[str, Any]:
         """Whether the server lives, and what it serves."""
@@ -109,34 +115,39 @@ def create_app(
             'runtime': config['runtime'], 'precision': config['precision']}
 
     picture: Any = {'schema': {'type': 'string', 'format': 'binary'}}
+    form: Any = {'schema': {'type': 'object', 'properties': {'file': {'type': 'string', 'format': 'binary'}}}}
     refusals: Dict[Any, Any] = {
         status: {'model': Problem, 'description': description} for status, description in (
-            (408, 'The upload took too long.'), (413, 'The file is too large.'), (415, 'The file is no picture.'),
+            (408, 'The upload took too long.'), (413, 'The file is too large.'),
+            (415, 'There is no picture, or several.'),
             (422, 'The picture is damaged, too small, too narrow or too large.'),
             (503, 'Too many pictures wait; try again after as many seconds as Retry-After says.'))}
 
     @app.post(
         '/predict', response_model=Answer, responses=refusals, openapi_extra={'requestBody': {
-            'required': True, 'description': 'The bytes of a JPEG, PNG, WebP, BMP, GIF or TIFF.',
-            'content': {'image/*': picture, 'application/octet-stream': picture}}})
+            'required': True,
+            'description': 'The bytes of a JPEG, PNG, WebP, BMP, GIF or TIFF, or a form with such a file.',
+            'content': {
+                'image/*': picture, 'application/octet-stream': picture, 'multipart/form-data': form}}})
     async def predict(request: Request) -> Dict[str, Any]:
-        """The classes of a picture, or of its pixels: `curl --data-binary @photo.jpg http://127.0.0.1:8000/predict`."""
+        """The classes of a picture, or of its pixels.
+
+        `curl --data-binary @photo.jpg http://127.0.0.1:8000/predict` or `curl -F file=@photo.jpg ...`.
+        """
         nonlocal uploading, waiting
         busy = HTTPException(503, 'too many pictures wait; try again in a second.', {'Retry-After': '1'})
         if uploading >= _MOST_UPLOADS:
             raise busy
         uploading += 1
         try:
-            data = await _body(request, max_bytes)
+            data = await _picture(request, max_bytes, ending)
         finally:
             uploading -= 1
-        if not data.startswith(_BEGINNINGS):
-            raise HTTPException(415, 'not a JPEG, PNG, WebP, BMP, GIF or TIFF; save the picture as one of these.')
         if waiting > queue:
             raise busy
         waiting += 1
         try:
-            return await anyio.to_thread.run_sync(_answer, artifact, data, limiter=one_at_a_time)
+            return await anyio.to_thread.run_sync(_answer, artifact, data, ending, limiter=one_at_a_time)
         except ImageError as e:
             raise HTTPException(422, str(e)) from None
         except ArtifactError as e:
@@ -158,26 +169,77 @@ def _always(response: Response) -> Any:
     return respond
 
 
-async def _body(request: Request, most: int) -> bytes:
-    """Of a request, read no further than it may be long, and for no longer than a slow line takes."""
+async def _body(request: Request, most: int, ending: threading.Event) -> bytes:
+    """Of a request, read no further than it may be long, and no longer than a slow line takes or the server lives."""
     too_large = HTTPException(413, f'more than {most / 1e6:g} MB; scale the picture down first.')
     if int(request.headers.get('content-length', '0') or 0) > most:
         raise too_large
     data = bytearray()
-    try:
-        with anyio.fail_after(_UPLOAD_SECONDS):
-            async for chunk in request.stream():
-                data += chunk
-                if len(data) > most:
-                    raise too_large
-    except TimeoutError:
-        raise HTTPException(408, f'the upload took more than {_UPLOAD_SECONDS:g} seconds.') from None
-    except ClientDisconnect:  # nobody is left to answer; else a traceback would be
-        raise HTTPException(400, 'the upload broke off.') from None
+    broken = False
+    with anyio.move_on_after(_UPLOAD_SECONDS) as upload:
+        async with anyio.create_task_group() as watching:
+            watching.start_soon(_cancel_at_end, upload, ending)
+            try:
+                async for chunk in request.stream():
+                    data += chunk
+                    if len(data) > most:
+                        break
+            except ClientDisconnect:
+                broken = True
+            watching.cancel_scope.cancel()
+    if broken:  # nobody is left to answer; else a traceback would be
+        raise HTTPException(400, 'the upload broke off.')
+    if upload.cancelled_caught:
+        raise _ended() if ending.is_set() else HTTPException(
+            408, f'the upload took more than {_UPLOAD_SECONDS:g} seconds.')
+    if len(data) > most:
+        raise too_large
     return bytes(data)
 
 
-def _answer(artifact: Artifact, data: bytes) -> Dict[str, Any]:
+async def _cancel_at_end(upload: anyio.CancelScope, ending: threading.Event) -> None:
+    while not ending.is_set():
+        await anyio.sleep(0.1)
+    upload.cancel()
+
+
+def _ended() -> HTTPException:
+    return HTTPException(503, 'the server is being stopped.')
+
+
+async def _picture(request: Request, most: int, ending: threading.Event) -> bytes:
+    """The bytes of the picture that a request brings, as its body or as the file of a form."""
+    data = await _body(request, most, ending)
+    how = 'send the bytes of the picture (curl --data-binary @photo.jpg) or a form with it (curl -F file=@photo.jpg).'
+    kind = request.headers.get('content-type', '').partition(';')[0].strip().lower()
+    if not data:
+        raise HTTPException(415, f'the request is empty; {how}')
+    if kind == 'multipart/form-data':
+
+        async def once() -> AsyncIterator[bytes]:
+            yield data
+
+        try:
+            form = await MultiPartParser(request.headers, once(), max_files=10, max_fields=10).parse()
+        except (MultiPartException, KeyError, ValueError) as e:
+            raise HTTPException(415, f'the form is damaged ({e}); {how}') from None
+        try:
+            uploads = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
+            if len(uploads) != 1:
+                raise HTTPException(415, f'the form has {len(uploads)} files instead of one; {how}')
+            data = await uploads[0].read()
+        finally:
+            await form.close()
+    if not data.startswith(_BEGINNINGS):
+        if kind in ('application/json', 'application/x-www-form-urlencoded'):
+            raise HTTPException(415, f'{kind} is not taken; {how}')
+        raise HTTPException(415, 'not a JPEG, PNG, WebP, BMP, GIF or TIFF; save the picture as one of these.')
+    return data
+
+
+def _answer(artifact: Artifact, data: bytes, ending: threading.Event) -> Dict[str, Any]:
+    if ending.is_set():
+        raise _ended()
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix='rsq-serve-') as folder:
         file = Path(folder) / 'picture'
@@ -191,16 +253,16 @@ def _answer(artifact: Artifact, data: bytes) -> Dict[str, Any]:
     if artifact.task == 'classification':
         probabilities = artifact.classify(picture)
         best = np.argsort(-probabilities, kind='stable')[:_TOPK]
-        classes = [ClassShare(class_name=artifact.classes[i], share=float(probabilities[i])) for i in best]
+        classes = [FoundClass(class_name=artifact.classes[i], probability=float(probabilities[i])) for i in best]
     else:
         pixels = artifact.segment(picture)
         mask = _data_url(pixels)
         counts = np.bincount(pixels.ravel(), minlength=len(artifact.classes)) / pixels.size
         classes = sorted(
-            (ClassShare(class_name=name, share=share, colour=f'#{bytes(colour).hex()}' if i else None)
-             for i, (name, share, colour) in enumerate(zip(artifact.classes, counts.tolist(), _COLOURS, strict=False))
-             if share),
-            key=lambda one: -one.share)
+            (FoundClass(class_name=name, fraction=fraction, color=f'#{bytes(color).hex()}' if i else None)
+             for i, (name, fraction, color) in enumerate(zip(artifact.classes, counts.tolist(), _COLOURS, strict=False))
+             if fraction),
+            key=lambda one: -(one.fraction or 0))
     done = time.perf_counter()
     return {
         'task': artifact.task, 'width': picture.shape[1], 'height': picture.shape[0], 'mask': mask,

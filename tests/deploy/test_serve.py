@@ -1,4 +1,5 @@
 import base64
+import contextlib
 import io
 import itertools
 import json
@@ -56,12 +57,43 @@ def test_a_picture_of_any_kind_is_classified(client: TestClient, artifact: Artif
     result = answer.json()
     assert (result['task'], result['width'], result['height'], result['mask']) == ('classification', 80, 60, None)
     assert result['classes'][0]['class_name'] == 'red'
-    assert sum(one['share'] for one in result['classes']) == pytest.approx(1, abs=1e-5)
+    assert sum(one['probability'] for one in result['classes']) == pytest.approx(1, abs=1e-5)
     assert result['milliseconds']['network'] > 0
 
 
+def test_a_form_is_taken_as_every_tutorial_sends_it(client: TestClient) -> None:
+    expected = client.post('/predict', content=RED).json()
+    for name in ('file', 'image'):
+        answer = client.post('/predict', files={name: ('red.png', RED, 'image/png')}, data={'more': 'text'})
+        assert answer.status_code == 200
+        assert answer.json()['classes'] == expected['classes']
+
+
+@pytest.mark.parametrize(('request_', 'said'), [
+    ({'files': [('a', ('a.png', RED)), ('b', ('b.png', RED))]}, 'the form has 2 files instead of one'),
+    ({'files': {'file': ('a.txt', b'hello')}}, 'not a JPEG, PNG'),
+    ({'json': {'image': base64.b64encode(RED).decode()}}, 'application/json is not taken; send the bytes'),
+    ({'data': {'image': 'red.png'}}, 'application/x-www-form-urlencoded is not taken; send the bytes'),
+    ({'content': b'--x broken', 'headers': {'content-type': 'multipart/form-data; boundary=x'}}, 'the form'),
+    ({'content': RED, 'headers': {'content-type': 'multipart/form-data'}}, 'the form is damaged'),
+])
+def test_what_is_wrong_with_a_request_is_named(client: TestClient, request_: Any, said: str) -> None:
+    answer = client.post('/predict', **request_)
+    assert answer.status_code == 415
+    assert said in answer.json()['detail']
+
+
+def test_a_form_is_no_way_around_the_limit_of_size(client: TestClient) -> None:
+    assert client.post('/predict', files={'file': ('a.png', RED + bytes(100_001))}).status_code == 413
+
+
+def test_the_server_is_watched_by_get_and_head(client: TestClient) -> None:
+    assert client.get('/healthz').json()['status'] == 'ok'
+    assert (client.head('/healthz').status_code, client.head('/healthz').content) == (200, b'')
+
+
 @pytest.mark.parametrize(('content', 'status', 'said'), [
-    (b'', 415, 'not a JPEG, PNG'),
+    (b'', 415, 'the request is empty; send the bytes of the picture (curl --data-binary'),
     (b'hello', 415, 'not a JPEG, PNG'),
     (b'%!PS-Adobe-3.0', 415, 'not a JPEG, PNG'),
     (b'\0' * 100_001, 413, 'more than 0.1 MB'),
@@ -152,13 +184,14 @@ def test_a_mask_is_a_png_with_its_classes_shares(artifact: Artifact) -> None:
     picture.paste((255, 255, 255), (0, 0, 10, 30))
     answer = TestClient(create_app(halves)).post('/predict', content=encoded(picture)).json()
     assert answer['classes'] == [
-        {'class_name': 'dark', 'share': pytest.approx(0.75), 'colour': None},
-        {'class_name': 'bright', 'share': pytest.approx(0.25), 'colour': answer['classes'][1]['colour']}]
+        {'class_name': 'dark', 'probability': None, 'fraction': pytest.approx(0.75), 'color': None},
+        {'class_name': 'bright', 'probability': None, 'fraction': pytest.approx(0.25),
+         'color': answer['classes'][1]['color']}]
     kind, data = answer['mask'].split(',', 1)
     assert kind == 'data:image/png;base64'
     shown = Image.open(io.BytesIO(base64.b64decode(data)))
     red, green, blue, opaque = shown.convert('RGBA').getpixel((0, 0))
-    assert (f'#{red:02x}{green:02x}{blue:02x}', opaque) == (answer['classes'][1]['colour'], 255)
+    assert (f'#{red:02x}{green:02x}{blue:02x}', opaque) == (answer['classes'][1]['color'], 255)
     assert shown.convert('RGBA').getpixel((39, 0))[3] == 0
     mask = np.asarray(shown)
     assert mask.shape == (30, 40)
@@ -241,6 +274,47 @@ def test_idle_connections_and_broken_uploads_leave_it_quiet_and_answering(
         connection.close()
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=30) == ('stopped\n', '')
+
+
+def test_a_client_that_has_closed_its_side_is_answered(server: Tuple[str, 'subprocess.Popen[str]']) -> None:
+    with socket.create_connection(('127.0.0.1', int(server[0].rpartition(':')[2]))) as connection:
+        connection.settimeout(20)
+        connection.sendall(
+            b'POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n' % len(RED) + RED)
+        connection.shutdown(socket.SHUT_WR)
+        assert connection.recv(100).startswith(b'HTTP/1.1 200')
+
+
+def test_connections_that_send_nothing_are_closed_and_more_than_it_can_hold_refused(
+        server: Tuple[str, 'subprocess.Popen[str]']) -> None:
+    address = '127.0.0.1', int(server[0].rpartition(':')[2])
+    idle = [socket.create_connection(address) for _ in range(300)]
+    idle[0].sendall(b'POST /predict HTTP/1.1\r\nHost: local')
+    for connection in idle:
+        connection.settimeout(20)
+        with contextlib.suppress(ConnectionResetError):
+            assert connection.recv(1) == b''
+        connection.close()
+    with urllib.request.urlopen(f'{server[0]}/healthz', timeout=20) as answer:
+        assert answer.status == 200
+
+
+def test_at_its_end_the_picture_at_work_is_finished_and_the_others_are_refused(artifact: Artifact) -> None:
+    app = create_app(artifact, queue=8)
+    started = threading.Event()
+
+    def classify(picture: np.ndarray) -> np.ndarray:
+        started.set()
+        assert app.state.ending.wait(60)
+        return np.array([1, 0, 0], np.float32)
+
+    with pytest.MonkeyPatch.context() as patch, TestClient(app) as client, ThreadPoolExecutor(4) as pool:
+        patch.setattr(artifact, 'classify', classify)
+        answers = [pool.submit(client.post, '/predict', content=RED) for _ in range(4)]
+        assert started.wait(60)
+        app.state.ending.set()
+        found = sorted(answer.result().status_code for answer in answers)
+    assert found == [200, 503, 503, 503]
 
 
 def test_more_uploads_at_once_than_memory_is_for_are_turned_away(

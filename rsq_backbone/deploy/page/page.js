@@ -30,12 +30,13 @@ function draw(file, answer, total) {
   if (answer.mask) at('mask').src = answer.mask;
   at('classes').replaceChildren(...answer.classes.map(one => {
     const row = document.createElement('li'), name = document.createElement('span');
-    const share = document.createElement('span'), bar = document.createElement('progress');
+    const percent = document.createElement('span'), bar = document.createElement('progress');
     name.textContent = one.class_name;
-    share.textContent = `${(100 * one.share).toFixed(1)} %`;
-    bar.value = one.share;
-    if (answer.mask) bar.style.accentColor = one.colour || 'grey';
-    row.append(name, share, bar);
+    const value = one.probability ?? one.fraction;
+    percent.textContent = `${(100 * value).toFixed(1)} %`;
+    bar.value = value;
+    if (answer.mask) bar.style.accentColor = one.color || 'grey';
+    row.append(name, percent, bar);
     return row;
   }));
   const {decode, network} = answer.milliseconds;
