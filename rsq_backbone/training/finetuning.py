@@ -40,7 +40,7 @@ from rsq_backbone.training.lineage import describe_training
 from rsq_backbone.training.linear import LinearClassifier, LinearStart, fit_linear, pooled_features, pooled_input
 from rsq_backbone.training.memory import keep_freed_memory
 from rsq_backbone.training.pictures import INFERENCE_BATCH, Features, Inputs, Pictures, Samples
-from rsq_backbone.training.recipes import MEAN_SQUARE, RECIPES, Recipe
+from rsq_backbone.training.recipes import RECIPES, Recipe
 from rsq_backbone.training.run_folder import RunFolder, run_name
 from rsq_backbone.training.task import ClassificationTask
 
@@ -126,7 +126,7 @@ def finetune(
         network.reset_classifier(len(parts.classes))  # type: ignore[operator]
         start = LinearStart(network, linear) if chosen.linear_start else None
         if start is None:
-            chosen = dataclasses.replace(chosen, feature_size=(linear.feature_rms ** 2 / MEAN_SQUARE) or 1.0)
+            chosen = dataclasses.replace(chosen, feature_size=linear.feature_rms ** 2 or 1.0)
             scale_classifier(network, chosen.feature_size)
         clock.lap('linear probe')
 

@@ -43,7 +43,7 @@ def scale_classifier(model: nn.Module, feature_size: float) -> None:
 
     Args:
         model: Its last layer is changed.
-        feature_size: Mean square of that layer's input, divided by the one that its own initialization is made for.
+        feature_size: Mean square of that layer's input; its own initialization is for 1.
     """
     parameters = dict(model.named_parameters())
     with torch.no_grad():
@@ -111,9 +111,8 @@ def parameter_groups(
     The last layer learns at `classifier_factor` times the learning rate, the last stage at the learning rate itself,
     and each stage before it at `stage_factor` times that of the one after it. Biases and norms do not decay, as usual.
 
-    `feature_size` is the mean square of the last layer's input, divided by the one that the rates are made for. A step
-    of SGD on that layer's weights changes its logits by the rate times this mean square, so their rate is divided by
-    it; the bias, whose input is one, keeps its own.
+    `feature_size` is the mean square of the last layer's input. A step of SGD on its weights changes the logits
+    by the rate times this mean square, so their rate is divided by it; the bias, whose input is one, keeps its own.
     """
     factors = {name: 1.0 for name, _ in model.named_parameters()}
     if stage_factor != 1:  # else it does not matter if a model does not tell its stages

@@ -4,11 +4,7 @@ from typing import Dict, Optional
 
 from rsq_backbone.errors import UserError
 
-__all__ = ['MEAN_SQUARE', 'RECIPES', 'Recipe']
-
-# Of Res-SqueezeNet's pooled features on photographs of solar cells, before they were brought to unit scale: what the
-# rates of `paper` are for.
-MEAN_SQUARE = 0.53
+__all__ = ['RECIPES', 'Recipe']
 
 
 @dataclass(frozen=True)
@@ -23,8 +19,8 @@ class Recipe:
     optimizer: str  # 'sgd' (momentum 0.9) or 'adamw'
     learning_rate: float  # of the last trained stage
     classifier_factor: float  # of the last layer, times the learning rate
-    # Mean square of the pooled features divided by MEAN_SQUARE, where the last layer starts at random; finetuning fills
-    # it in, and `layers.parameter_groups` says what it changes.
+    # Mean square of the pooled features where the last layer starts at random, for which the rates hold if it is 1;
+    # finetuning fills it in, and `layers.parameter_groups` says what it changes.
     feature_size: float
     stage_factor: float  # of each earlier stage, times that of the stage after it
     weight_decay: float

@@ -232,13 +232,13 @@ def test_a_constant_rate_stays_and_one_cycle_ends_at_nothing(train, small):
 
 def test_a_last_layer_that_starts_at_random_learns_at_a_rate_that_goes_with_the_size_of_its_features(
         train, small, runs, confusable):
-    """Ten times 3e-4 for features with a mean square of 0.53, and the inverse of their mean square for others."""
+    """Ten times 3e-4 for features with a mean square of 1, and the inverse of their mean square for others."""
     result = train(small('paper', epochs=1), source=confusable, model='res_squeezenet', pretrained=True)
     features, _ = pooled_features(runs)
-    expected = 3e-4 * 10 * 0.53 / (features ** 2).mean()
+    expected = 3e-4 * 10 / (features ** 2).mean()
     assert expected > 0.01
     assert result.epochs[0].learning_rate == pytest.approx(expected, rel=1e-3)
-    assert result.recipe['feature_size'] == pytest.approx((features ** 2).mean() / 0.53, rel=1e-3)
+    assert result.recipe['feature_size'] == pytest.approx((features ** 2).mean(), rel=1e-3)
     laptop = train(small('laptop', epochs=1), 'laptop', source=confusable, model='res_squeezenet', pretrained=True)
     # Its features are standardized.
     assert (laptop.recipe['classifier_factor'], laptop.recipe['feature_size']) == (1, 1)
