@@ -141,9 +141,9 @@ def paired_difference(
     kinds, counts = np.unique(np.stack([targets, predictions, others]), axis=1, return_counts=True)
     random = np.random.default_rng(seed)
     draws = [counts, *(random.multinomial(len(targets), counts / len(targets)) for _ in range(_RESAMPLES))]
-    accuracies, mean_ious = np.transpose([
-        np.subtract(*(_accuracy_and_mean_iou(kinds[0], guesses, drawn, num_classes) for guesses in kinds[1:]))
-        for drawn in draws])
+    measured = np.array([
+        [_accuracy_and_mean_iou(kinds[0], guesses, drawn, num_classes) for guesses in kinds[1:]] for drawn in draws])
+    accuracies, mean_ious = (measured[:, 0] - measured[:, 1]).T
     low, high = np.quantile([accuracies[1:], mean_ious[1:]], [0.025, 0.975], axis=1)
     return PairedDifference(
         float(accuracies[0]), Interval(float(low[0]), float(high[0])),

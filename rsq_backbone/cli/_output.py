@@ -30,6 +30,9 @@ _MODULES = {
     'report': ('matplotlib', 'jinja2'),
     'train': ('lightning', 'sklearn', 'matplotlib', 'jinja2'),
     'onnx': ('onnx', 'onnxscript', 'onnxruntime'),
+    'openvino': ('onnx', 'onnxscript', 'openvino'),
+    'deploy': ('onnx', 'onnxscript', 'onnxruntime', 'openvino', 'nncf'),
+    'ncnn': ('ncnn', 'pnnx'),
     'serve': ('fastapi', 'uvicorn', 'python_multipart'),
 }
 
@@ -47,9 +50,14 @@ def resumable(label: str) -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
+def is_installed(extra: str) -> bool:
+    """Whether all modules of an extra can be imported; none is."""
+    return all(find_spec(module) is not None for module in _MODULES[extra])
+
+
 def require(extra: str) -> None:
     """Raise a UserError that names the extra to install, if one of its modules is missing."""
-    if any(find_spec(module) is None for module in _MODULES[extra]):
+    if not is_installed(extra):
         raise UserError(f'this needs more packages: pip install "rsq-backbone[{extra}]"')
 
 

@@ -48,9 +48,13 @@ def deploy(
 
         rsq deploy runs/cells-unet --threads 1
     """
-    from rsq_backbone.cli._output import print_json
+    from rsq_backbone.cli._output import is_installed, print_json, require
     from rsq_backbone.cli._progress import loading, progress_bars
 
+    if target in ('onnx', 'openvino', 'ncnn'):
+        require(target)
+    elif target is None and not is_installed('onnx') and not is_installed('openvino'):
+        require('deploy')
     with loading('loading PyTorch'):
         from rsq_backbone.deploy.deployment import deploy as deploy_run
 

@@ -6,7 +6,7 @@ import threading
 import time
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, AsyncIterator, Dict, List, Optional
+from typing import Any, AsyncGenerator, Dict, List, Optional
 
 import anyio
 import numpy as np
@@ -216,7 +216,7 @@ async def _picture(request: Request, most: int, ending: threading.Event) -> byte
         raise HTTPException(415, f'the request is empty; {how}')
     if kind == 'multipart/form-data':
 
-        async def once() -> AsyncIterator[bytes]:
+        async def once() -> AsyncGenerator[bytes, None]:
             yield data
 
         try:

@@ -45,6 +45,18 @@ def test_deploy_says_in_one_line_what_is_wrong(
     assert not (tmp_path / 'a').exists()
 
 
+@pytest.mark.parametrize(('options', 'missing', 'extra'), [
+    ((), ('onnxruntime', 'openvino'), 'deploy'), (('--target', 'onnx'), ('onnxruntime',), 'onnx'),
+    (('--target', 'openvino'), ('openvino',), 'openvino'), (('--target', 'ncnn'), ('pnnx',), 'ncnn')])
+def test_missing_packages_are_told_before_any_work(
+        refused: Any, monkeypatch: pytest.MonkeyPatch, options: Any, missing: Any, extra: str) -> None:
+    from rsq_backbone.cli import _output
+
+    find = _output.find_spec
+    monkeypatch.setattr(_output, 'find_spec', lambda name: None if name in missing else find(name))
+    assert f'pip install "rsq-backbone[{extra}]"' in refused('deploy', 'nowhere', *options)
+
+
 def test_predict_and_evaluate_take_an_artifact(rsq: Any, artifact: Path, photos: Path, tmp_path: Path) -> None:
     code, out, _ = rsq('predict', artifact, photos / 'red', '--topk', 2, '--json')
     assert code == 0
