@@ -48,7 +48,8 @@ _BUNDLED_WEIGHTS = Path(__file__).parent / 'weights' / 'res_squeezenet.caffe_in1
 
 @torch.fx.wrap
 def _has_batch_statistics(x: torch.Tensor) -> bool:
-    return x.shape[0] * x.shape[2] * x.shape[3] > 1
+    # torch.jit.trace, which makes tensors of sizes, cannot have an argument depend on them.
+    return torch.jit.is_tracing() or x.shape[0] * x.shape[2] * x.shape[3] > 1
 
 
 class BatchNorm2d(nn.BatchNorm2d):

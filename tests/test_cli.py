@@ -1,4 +1,5 @@
 import json
+import re
 import sys
 from functools import partial
 
@@ -105,6 +106,7 @@ def test_analyze_prints_table_totals_and_warnings(rsq, monkeypatch):
 
 @pytest.mark.parametrize('columns', [80, 100, 200])
 def test_no_figure_of_an_analysis_is_cut(rsq, monkeypatch, columns):
+    monkeypatch.setenv('COLUMNS', str(columns))
     monkeypatch.setattr(_output.stdout, 'width', columns)
     code, out, _ = rsq('analyze', 'res_squeezenet')
     assert code == 0
@@ -122,6 +124,15 @@ def test_no_option_s_name_is_cut_in_80_columns(rsq, monkeypatch, command):
     assert code == 0
     assert '\u2026' not in out
     assert max(map(len, out.splitlines())) <= 80
+    examples = re.split('Arguments:|Options:', out.partition('Examples:')[2])[0].split('\n')
+    assert all(line.strip().startswith('rsq ') for line in examples if line.strip()), examples
+
+
+def test_an_analysis_in_a_file_can_be_searched(rsq, monkeypatch):
+    monkeypatch.delenv('COLUMNS', raising=False)
+    out = rsq('analyze', 'res_squeezenet')[1]
+    assert ' stages.2.fire9.expand3x3_act ' in out
+    assert 'weight 64 x 3 x 3 x 3, bias 64' in out
 
 
 def test_analyze_json_has_the_layers(rsq):

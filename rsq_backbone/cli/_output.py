@@ -1,6 +1,7 @@
 """How the sub-commands print: results to standard output, progress and errors to standard error."""
 import dataclasses
 import json
+import os
 import shlex
 import sys
 from contextlib import contextmanager
@@ -37,6 +38,7 @@ _MODULES = {
 }
 
 stdout = Console()
+_FILE_WIDTH = 200  # of tables that go into a file or a program, where nothing is to be broken into lines
 
 
 @contextmanager
@@ -192,7 +194,8 @@ def print_analysis(analysis: 'Analysis') -> None:
     widths = [max(map(len, column)) for column in zip(*figures, strict=True)]
     table = Table(box=None, padding=(0, 1, 0, 0))
     # Where a terminal is narrow, names are broken into lines, shapes of weights are left out, and figures stay whole.
-    wide = stdout.width >= 100
+    console = stdout if stdout.is_terminal or 'COLUMNS' in os.environ else Console(width=_FILE_WIDTH)
+    wide = console.width >= 100
     table.add_column('#', justify='right', style='dim', min_width=widths[0])
     table.add_column('name', overflow='fold')
     table.add_column('type', overflow='fold')
@@ -204,7 +207,7 @@ def print_analysis(analysis: 'Analysis') -> None:
     for (number, output, parameters, macs), layer in zip(figures, analysis.layers, strict=True):
         learnables = ', '.join(f'{name} {_size(shape)}' for name, shape in layer.learnables.items())
         table.add_row(number, layer.name, layer.type, output, *([learnables] if wide else []), parameters, macs)
-    stdout.print(table)
+    console.print(table)
     stdout.print(
         f'\n{len(analysis.layers)} layers, {analysis.parameters:,} parameters ({analysis.parameters * 4 / 1e6:.2f} MB '
         f'as float32), {analysis.macs:,} MACs, {analysis.activations:,} activations', highlight=False)

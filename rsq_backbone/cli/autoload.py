@@ -63,7 +63,7 @@ def off() -> None:
     _print_status(switch_off())
 
 
-@app.command()
+@app.command(short_help='Say whether it is on, and by which file.')
 def status(json: Annotated[bool, typer.Option('--json', help='Print JSON.')] = False) -> None:
     """Say whether it is on, by which file and for which Python; asks a fresh process.
 

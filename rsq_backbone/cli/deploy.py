@@ -42,9 +42,9 @@ def deploy(
 
         rsq deploy runs/photos-laptop
 
-        rsq deploy runs/photos-laptop --data more-photos/ --threads 1 --max-drop 0.5
+        rsq deploy runs/photos-laptop --data more/ --max-drop 0.5
 
-        rsq deploy runs/photos-laptop --target onnx --precision int8 --calibration photos/ --output phone/
+        rsq deploy runs/photos-laptop --target onnx --precision int8
 
         rsq deploy runs/cells-unet --threads 1
     """

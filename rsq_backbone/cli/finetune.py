@@ -53,7 +53,7 @@ def finetune(
 
         rsq finetune photos.csv --recipe linear   (seconds)
 
-        rsq finetune food --recipe paper --seed 1   (the paper's data and recipe; downloads 77 MB)
+        rsq finetune food --recipe paper --seed 1   (downloads 77 MB)
 
         rsq finetune photos/ --model resnet18 --epochs 10 --name first-try
     """

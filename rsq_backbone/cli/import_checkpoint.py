@@ -33,11 +33,11 @@ def import_checkpoint(
 
         rsq import output/train/20250101-120000-resnet18-224
 
-        rsq import output/train/20250101-120000-resnet18-224/last.pth.tar --use-ema --output runs/birds
+        rsq import training/last.pth.tar --use-ema --output runs/birds
 
         rsq import weights.pth --model resnet18 --classes names.txt
 
-        rsq import weights.safetensors --model res_squeezenet --classes photos/train
+        rsq import weights.pth --model resnet18 --classes names.txt
     """
     from rsq_backbone.cli._output import print_json
     from rsq_backbone.cli._progress import loading

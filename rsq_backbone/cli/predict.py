@@ -28,7 +28,7 @@ def predict(
 
         rsq predict runs/photos-laptop new/ --topk 3 --csv classes.csv
 
-        rsq predict runs/photos-laptop-artifact new/*.jpg   (without PyTorch, and faster)
+        rsq predict runs/photos-laptop-artifact new/*.jpg   (no PyTorch)
     """
     from rsq_backbone.cli._classifying import classify_each, print_classifications
     from rsq_backbone.cli._output import print_path, report_bad_input

@@ -68,15 +68,15 @@ def profile(
 
         rsq profile
 
-        rsq profile res_squeezenet resnet18 mobilenetv2_100 --threads 1,2 --html p.html --json p.json
+        rsq profile res_squeezenet resnet18 --threads 1,2 --html p.html
 
         rsq profile smp:Unet:res_squeezenet --input-size 256,512 --batch 1,4
 
         rsq profile runs/food-laptop --budget-ms 30 --budget-mb 500
 
-        rsq profile --runtime openvino --cpu-isa avx2 --threads 1 --memory-cap 512MB   (an older, smaller machine)
+        rsq profile --runtime openvino --cpu-isa avx2 --memory-cap 512MB
 
-        rsq profile --estimate "GeForce MX130,Raspberry Pi 4"   (machines that are not here)
+        rsq profile --estimate "GeForce MX130,Raspberry Pi 4"
 
         rsq profile compare old.json new.json
     """

@@ -50,6 +50,12 @@ def test_trace_passes_its_own_check_and_computes_the_same_at_another_size(model:
     assert_same(traced(other), model(other))
 
 
+def test_a_training_network_is_traced_as_it_trains(x: torch.Tensor) -> None:
+    model = BUILD['smp encoder']().train()  # without dropout
+    traced = torch.jit.trace(model, x, check_trace=False)
+    assert_same(last(traced(x)), last(model(x)))
+
+
 def operations(model: nn.Module, x: torch.Tensor) -> List[str]:
     """Convolutions, pools and concatenations in their order, and whatever copies a tensor."""
     names = [str(node.target) for node in make_fx(model)(x).graph.nodes if node.op == 'call_function']
