@@ -13,8 +13,9 @@ class SegmentationRecipe:
     batch_size: int = 6  # the largest that leaves a notebook computer usable; batch norms see six crops' pixels
     crop: int = 256  # small enough for that batch, large enough to show an object with its surroundings
     learning_rate: float = 1e-3  # of the decoder, which begins at random
-    # The encoder begins trained and has no batch norms in its trunk: shorter steps keep what it knows. At a tenth, and
-    # at the full rate, DeepLab lost dim pictures; U-Net is the same at a tenth and a third.
+    # The encoder begins trained and has no batch norms in its trunk: shorter steps keep what it knows. At the full rate
+    # U-Net is a little better, but some seeds of SegNet and FPN fall far behind; at a tenth nothing is better
+    # (benchmarks/unit_scale.py).
     encoder_factor: float = 0.3
     weight_decay: float = 1e-4
     schedule: str = 'one-cycle'  # warm-up spares the encoder while the decoder is noise; the end at zero settles
