@@ -15,7 +15,7 @@ from measuring import NO_PEAK_MEMORY, environment, interleaved_rounds, peak_memo
 from networks import CASES, OURS, REFERENCE, bare_sequential
 from printing import in_existing_folder, markdown_table, progress_bar, run
 
-from rsq_backbone.operations import OperationCounter
+from rsq_backbone.operations import OperationCounter, countable
 from rsq_backbone.profiler.load import LoadWatch, disturbances
 from rsq_backbone.profiler.profile import Load
 from rsq_backbone.profiler.statistics import NOISY, REJECTED, Interval, median_interval, spread
@@ -101,7 +101,7 @@ def make_input(name: str, settings: Settings) -> torch.Tensor:
 
 def count_macs(model: nn.Module, x: torch.Tensor) -> int:
     """Multiply-accumulates (one multiplication with its addition) of convolutions and matrix products, per picture."""
-    with torch.no_grad(), OperationCounter() as counter:
+    with torch.no_grad(), countable(), OperationCounter() as counter:
         model(x[:1])
     return counter.total.macs
 

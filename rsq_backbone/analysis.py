@@ -15,7 +15,7 @@ from timm.models import get_notrace_functions, get_notrace_modules
 from rsq_backbone.errors import UserError, one_line
 from rsq_backbone.evaluation_mode import in_evaluation_mode
 from rsq_backbone.model_loading import as_model
-from rsq_backbone.operations import OperationCounter
+from rsq_backbone.operations import OperationCounter, countable
 
 __all__ = ['Analysis', 'Layer', 'analyze', 'refusal']
 
@@ -61,7 +61,7 @@ def analyze(
     name = name or (model if isinstance(model, str) else type(model).__name__)
     model = as_model(model, pretrained=False)
     input_size = input_size or tuple(resolve_data_config(model=model)['input_size'])
-    with in_evaluation_mode(model):
+    with in_evaluation_mode(model), countable():
         recorder = _Recorder(_trace(model))
         generator = torch.Generator().manual_seed(0)
         try:

@@ -2,14 +2,16 @@
 import csv
 import hashlib
 import os
+import re
 import shutil
+import sys
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Iterable, Iterator, Sequence
+from typing import Any, BinaryIO, Iterable, Iterator, Optional, Sequence
 
 __all__ = [
-    'replaced_folder', 'set_aside', 'sha256_of', 'whole_file', 'whole_folder', 'write_rows', 'write_text',
+    'is_stream', 'replaced_folder', 'set_aside', 'sha256_of', 'whole_file', 'whole_folder', 'write_rows', 'write_text',
 ]
 
 
@@ -20,15 +22,12 @@ def whole_file(path: Path) -> Iterator[Path]:
     Whoever is killed in between leaves a hidden file that does not look like a result; an error removes it. A symbolic
     link stays one, and what it leads to is replaced. What is no file, such as a pipe or /dev/stdout, is written to.
     """
-    if path.exists() and (not path.is_file() or os.path.realpath(path).startswith(('/dev/', '/proc/'))):
+    if is_stream(path):
         with tempfile.TemporaryDirectory() as folder:
-            temporary = Path(folder) / path.with_suffix(path.suffix or '.out').name
+            temporary = Path(folder) / f'out{path.suffix}'
             temporary.touch()
             yield temporary
-            # Of a pipe that nobody reads this says so, and does not wait.
-            with open(os.open(path, os.O_WRONLY | getattr(os, 'O_NONBLOCK', 0)), 'wb') as stream:
-                if hasattr(os, 'set_blocking'):
-                    os.set_blocking(stream.fileno(), True)
+            with _opened_stream(path) as stream:
                 stream.write(temporary.read_bytes())
         return
     path = Path(os.path.realpath(path))
@@ -41,11 +40,38 @@ def whole_file(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp's files are for the owner only
+        # mkstemp's files are for the owner only; one that is replaced keeps its permissions.
+        temporary.chmod(path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~umask)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def is_stream(path: Path) -> bool:
+    """Whether what is there is written to and not replaced: a pipe, a device, or an open file by its number."""
+    return _descriptor(path) is not None or (path.exists() and not path.is_file())
+
+
+def _descriptor(path: Path) -> Optional[int]:
+    """The number of the open file that a path such as /dev/stdout stands for."""
+    named = {'/dev/stdout': 1, '/dev/stderr': 2}
+    found = re.fullmatch(r'/(?:dev|proc/self)/fd/(\d+)', str(path))
+    return named.get(str(path), int(found.group(1)) if found else None)
+
+
+def _opened_stream(path: Path) -> BinaryIO:
+    """Raises an OSError for a pipe that nobody reads, and does not wait for a reader."""
+    number = _descriptor(path)
+    if number is not None:
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+        return os.fdopen(os.dup(number), 'wb')  # opened anew, a file would be written from its beginning
+    opened = os.fdopen(os.open(path, os.O_WRONLY | getattr(os, 'O_NONBLOCK', 0)), 'wb')
+    if hasattr(os, 'set_blocking'):
+        os.set_blocking(opened.fileno(), True)
+    return opened
 
 
 @contextmanager
@@ -95,7 +121,15 @@ def write_rows(path: Path, rows: Iterable[Sequence[Any]]) -> None:
     # Names of files that are not UTF-8 come out as they are on disk.
     with whole_file(path) as temporary, temporary.open(
             'w', newline='', encoding='utf-8', errors='surrogateescape') as stream:
-        csv.writer(stream).writerows(rows)
+        csv.writer(stream).writerows([_storable(cell) for cell in row] for row in rows)
+
+
+def _storable(cell: Any) -> Any:
+    try:
+        str(cell).encode('utf-8', 'surrogateescape')
+    except UnicodeEncodeError:  # half of a character, which no file's name gives
+        return str(cell).encode('utf-8', 'backslashreplace').decode('utf-8')
+    return cell
 
 
 def write_text(path: Path, text: str) -> None:

@@ -109,12 +109,12 @@ class SegmentationMetrics:
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """How much better one classifier is than another one on the same cases, by a bootstrap over these."""
+    """How much better one classifier is than another one on the same cases."""
 
     accuracy: float
-    accuracy_interval: Interval
+    accuracy_interval: Interval  # Bonett and Price 2012
     mean_iou: float
-    mean_iou_interval: Interval
+    mean_iou_interval: Interval  # percentile bootstrap over the cases
 
     @classmethod
     def from_json(cls, plain: Dict[str, Any]) -> 'PairedDifference':
@@ -140,22 +140,34 @@ def paired_difference(
     # Cases of the same three classes count alike, so that it is enough to draw how many of each kind there are.
     kinds, counts = np.unique(np.stack([targets, predictions, others]), axis=1, return_counts=True)
     random = np.random.default_rng(seed)
-    draws = [counts, *(random.multinomial(len(targets), counts / len(targets)) for _ in range(_RESAMPLES))]
-    measured = np.array([
-        [_accuracy_and_mean_iou(kinds[0], guesses, drawn, num_classes) for guesses in kinds[1:]] for drawn in draws])
-    accuracies, mean_ious = (measured[:, 0] - measured[:, 1]).T
-    low, high = np.quantile([accuracies[1:], mean_ious[1:]], [0.025, 0.975], axis=1)
+    n = len(targets)
+
+    def mean_iou_difference(drawn: np.ndarray) -> float:
+        one, other = (_mean_iou(kinds[0], guesses, drawn, num_classes) for guesses in kinds[1:])
+        return one - other
+
+    mean_ious = [mean_iou_difference(random.multinomial(n, counts / n)) for _ in range(_RESAMPLES)]
+    only_one, only_other = (int(counts[(right == kinds[0]) & (wrong != kinds[0])].sum()) for right, wrong in (
+        (kinds[1], kinds[2]), (kinds[2], kinds[1])))
     return PairedDifference(
-        float(accuracies[0]), Interval(float(low[0]), float(high[0])),
-        float(mean_ious[0]), Interval(float(low[1]), float(high[1])))
+        (only_one - only_other) / n, _bonett_price(only_one, only_other, n),
+        mean_iou_difference(counts), Interval(*(float(q) for q in np.quantile(mean_ious, [0.025, 0.975]))))
 
 
-def _accuracy_and_mean_iou(
-        targets: np.ndarray, predictions: np.ndarray, counts: np.ndarray, classes: int) -> Tuple[float, float]:
+def _bonett_price(only_one: int, only_other: int, n: int) -> Interval:
+    """Bonett and Price 2012, "Adjusted Wald Confidence Interval for a Difference of Binomial Proportions Based on
+    Paired Data": right for few cases too, where a bootstrap may have no width.
+    """
+    one, other = (only_one + 1) / (n + 2), (only_other + 1) / (n + 2)
+    half = NormalDist().inv_cdf(0.975) * math.sqrt((one + other - (one - other) ** 2) / (n + 2))
+    return Interval(max(one - other - half, -1.0), min(one - other + half, 1.0))
+
+
+def _mean_iou(targets: np.ndarray, predictions: np.ndarray, counts: np.ndarray, classes: int) -> float:
     right, support, predicted = (
         np.bincount(values, weights, classes).astype(np.float64)
         for values, weights in ((targets, counts * (targets == predictions)), (targets, counts), (predictions, counts)))
-    return float(right.sum() / counts.sum()), float(np.nanmean(_iou(right, support, predicted)))
+    return float(np.nanmean(_iou(right, support, predicted)))
 
 
 def _only_prediction(classes: Sequence[ClassMetrics], confusion: Sequence[Sequence[int]]) -> Optional[str]:

@@ -1,14 +1,15 @@
 """The multiply-accumulates and activations of PyTorch's operations: what all counts of this package are made of."""
 import math
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
-__all__ = ['OperationCounter', 'Operations', 'count', 'tensors']
+__all__ = ['OperationCounter', 'Operations', 'count', 'countable', 'tensors']
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,22 @@ def count(func: Any, args: Tuple[Any, ...], kwargs: Dict[str, Any], out: Any) ->
         sum(t.numel() for t in tensors(out) if t.is_floating_point()))
 
 
+@contextmanager
+def countable() -> Iterator[None]:
+    """Have `nn.MultiheadAttention` call the operators that are counted, and not kernels that do all of it in one."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
 class OperationCounter(TorchDispatchMode):
-    """Counts the operations that run inside its `with` block. Inference mode would hide some of them: use `no_grad`."""
+    """Counts the operations that run inside its `with` block.
+
+    Inference mode would hide some of them, and so would fast paths: use `no_grad` and `countable`.
+    """
 
     def __init__(self) -> None:
         super().__init__()

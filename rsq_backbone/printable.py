@@ -7,6 +7,10 @@ __all__ = ['UNPRINTABLE', 'printable']
 UNPRINTABLE = re.compile('[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]')
 
 
+# Also what turns the direction of a line, as names in some scripts hold it rightly.
+_ESCAPED = re.compile(f'{UNPRINTABLE.pattern[:-1]}\u202a-\u202e\u2066-\u2069]')
+
+
 def printable(text: object) -> str:
     """The text with such characters as escapes, e.g. \\x1b."""
-    return UNPRINTABLE.sub(lambda found: ascii(found.group())[1:-1], str(text))
+    return _ESCAPED.sub(lambda found: ascii(found.group())[1:-1], str(text))

@@ -3,7 +3,7 @@ from dataclasses import dataclass
 from typing import Any, Dict, Optional, Tuple
 
 from rsq_backbone.errors import UserError
-from rsq_backbone.metrics import ClassificationMetrics, Interval, PairedDifference
+from rsq_backbone.metrics import ClassificationMetrics, PairedDifference
 
 __all__ = [
     'FORMAT', 'Data', 'Epoch', 'Iteration', 'PicturePrediction', 'TrainingResult', 'compared_with_linear',
@@ -140,21 +140,12 @@ def compared_with_linear(result: TrainingResult) -> Optional[str]:
     figures = (
         f'{100 * difference.accuracy:+.1f} points of accuracy [{100 * low:+.1f}, {100 * high:+.1f}] and '
         f'{difference.mean_iou:+.3f} mean IoU [{difference.mean_iou_interval.low:+.3f}, '
-        f'{difference.mean_iou_interval.high:+.3f}] on the same {result.metrics.n} images (95 %, paired)')
+        f'{difference.mean_iou_interval.high:+.3f}] on the same images (n = {result.metrics.n}; 95 %, paired)')
     name = result.recipe['name']
-    if any(interval.low > 0 for interval in _intervals(difference)) and not _any_below(difference):
+    if low > 0:
         return f'{name} is better than the linear probe: {figures}.'
     advice = (
         f'The recipe linear takes seconds instead of {result.seconds["total"]:.0f}; more images or stronger '
         'augmentation may change that.')
-    if _any_below(difference):
-        return f'{name} is worse than the linear probe: {figures}. {advice}'
-    return f'{name} is not shown to be better than the linear probe: {figures}. {advice}'
-
-
-def _intervals(difference: PairedDifference) -> Tuple[Interval, Interval]:
-    return difference.accuracy_interval, difference.mean_iou_interval
-
-
-def _any_below(difference: PairedDifference) -> bool:
-    return any(interval.high < 0 for interval in _intervals(difference))
+    verdict = 'worse' if high < 0 else 'not shown to be better'
+    return f'{name} is {verdict} than the linear probe: {figures}. {advice}'

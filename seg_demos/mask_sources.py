@@ -125,7 +125,7 @@ class _Folder:
                 'if you have set some apart (CamVid and VOC trees are read as they are).')
         val = next((found for found in map(self._part, self._named(_VALIDATION)) if found), None)
         if val is None:
-            for folder in self._there(*self._named(_VALIDATION)):
+            for folder in self._there(*_VALIDATION):
                 raise UserError(
                     f'{folder}: no masks for it; add them as train/ has them, or take the folder away to have part of '
                     'the training pictures set apart.')
@@ -135,7 +135,9 @@ class _Folder:
     def _named(self, words: Sequence[str]) -> List[str]:
         """Folders that are called like a part, directly in the root or in images/."""
         places = [folder for folder in (self.root, self.root / 'images') if folder.is_dir()]
-        return names_of_part({path.name for place in places for path in place.iterdir() if path.is_dir()}, words)
+        names = {
+            path.name for place in places for path in place.iterdir() if path.is_dir() and not is_passed_over(path)}
+        return names_of_part(names, words)
 
     def _there(self, *names: str) -> List[Path]:
         folders = [folder for name in names for folder in (self.root / name, self.root / 'images' / name)]

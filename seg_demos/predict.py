@@ -69,6 +69,7 @@ def _print(result: 'Segmented') -> None:
     from rich.text import Text
 
     from rsq_backbone.cli._output import print_path, stdout
+    from rsq_backbone.printable import printable
     from seg_demos.overlays import palette
 
     frames = f', {result.frames} frames' if result.mask is None else ''
@@ -77,7 +78,8 @@ def _print(result: 'Segmented') -> None:
     for (name, share), (red, green, blue) in sorted(rows, key=lambda row: -row[0][1]):
         if share > 0:
             stdout.print(Text.assemble(
-                f'{100 * share:6.1f} % ', ('\u2588\u2588', f'rgb({red},{green},{blue})'), f' {name}'), soft_wrap=True)
+                f'{100 * share:6.1f} % ', ('\u2588\u2588', f'rgb({red},{green},{blue})'), f' {printable(name)}'),
+                soft_wrap=True)
     print_path(f'  {result.overlay}')
 
 

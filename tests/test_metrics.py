@@ -12,6 +12,7 @@ from rsq_backbone.metrics import (
     Interval,
     PairedDifference,
     SegmentationMetrics,
+    _bonett_price,
     classification_metrics,
     confusion_matrix,
     mean_iou,
@@ -253,8 +254,26 @@ def test_paired_difference_is_that_of_the_metrics_and_its_interval_that_of_scipy
 
 def test_the_same_predictions_do_not_differ():
     found = paired_difference([0, 1, 1], [0, 1, 0], [0, 1, 0], 2)
-    nothing = Interval(0, 0)
-    assert found == PairedDifference(0, nothing, 0, nothing)
+    assert (found.accuracy, found.mean_iou, found.mean_iou_interval) == (0, 0, Interval(0, 0))
+    assert found.accuracy_interval.low < 0 < found.accuracy_interval.high
+
+
+@pytest.mark.parametrize('n', [1, 2, 5])
+def test_a_few_cases_show_no_difference(n):
+    found = paired_difference([0] * n, [0] * n, [1] * n, 2)
+    assert found.accuracy == 1
+    assert (found.accuracy_interval.low > 0) == (n == 5)  # 0.03 is what a sign test gives both sides of five
+
+
+def test_classifiers_that_are_equal_are_told_apart_as_seldom_as_promised():
+    random = np.random.default_rng(0)
+    for n in (12, 40):
+        wrong = 0
+        for _ in range(400):
+            one, other = random.random((2, n)) < 0.7
+            found = _bonett_price(int((one & ~other).sum()), int((other & ~one).sum()), n)
+            wrong += not found.low <= 0 <= found.high
+        assert wrong / 400 < 0.07
 
 
 def segmented(pictures=40, classes=6, seed=0):

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from rsq_backbone.errors import UserError
 from rsq_backbone.files import write_text
@@ -106,10 +107,10 @@ def print_training(result: 'TrainingResult', folder: Path) -> None:
     from rsq_backbone.results import compared_with_linear, nothing_learned
 
     print_data_report(result.data.left_out, result.data.notes)
-    stdout.print(
+    print_path(
         f'{result.model}, recipe {result.recipe["name"]}, seed {result.seed}: trained on '
         f'{sum(result.data.train_counts)} pictures in {result.seconds["total"]:.0f} s, judged by '
-        f'{result.metrics.n} others', style='bold', highlight=False)
+        f'{result.metrics.n} others', 'bold')
     table = Table(box=None)
     for column in ('', 'accuracy', '95 %', 'mIoU', '95 %'):
         table.add_column(column, justify='left' if column == '' else 'right', no_wrap=True)
@@ -187,7 +188,7 @@ def print_segmentation_sizes(result: 'DemoResult') -> None:
 
 
 def print_analysis(analysis: 'Analysis') -> None:
-    stdout.print(f'{analysis.model}, input {_size(analysis.input_size)}', style='bold', highlight=False)
+    print_path(f'{analysis.model}, input {_size(analysis.input_size)}', 'bold')
     figures = [
         (str(number), _size(layer.output_shape), f'{layer.parameters:,}' if layer.parameters else '',
          f'{layer.macs:,}' if layer.macs else '') for number, layer in enumerate(analysis.layers, 1)]
@@ -206,7 +207,9 @@ def print_analysis(analysis: 'Analysis') -> None:
     table.add_column('MACs', justify='right', min_width=widths[3])
     for (number, output, parameters, macs), layer in zip(figures, analysis.layers, strict=True):
         learnables = ', '.join(f'{name} {_size(shape)}' for name, shape in layer.learnables.items())
-        table.add_row(number, layer.name, layer.type, output, *([learnables] if wide else []), parameters, macs)
+        table.add_row(
+            number, escape(printable(layer.name)), escape(layer.type), output, *([learnables] if wide else []),
+            parameters, macs)
     console.print(table)
     stdout.print(
         f'\n{len(analysis.layers)} layers, {analysis.parameters:,} parameters ({analysis.parameters * 4 / 1e6:.2f} MB '
@@ -214,7 +217,7 @@ def print_analysis(analysis: 'Analysis') -> None:
     if not analysis.warnings:
         stdout.print('No warnings.')
     for warning in analysis.warnings:
-        stdout.print(f'[yellow]warning:[/yellow] {warning}', highlight=False)
+        stdout.print(Text.assemble(('warning:', 'yellow'), f' {printable(warning)}'))
 
 
 def _size(shape: Sequence[int]) -> str:

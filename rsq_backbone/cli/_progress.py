@@ -18,6 +18,7 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bars
 
+from rsq_backbone.printable import printable
 from rsq_backbone.progress import Progress
 
 __all__ = ['loading', 'progress', 'progress_bars']
@@ -34,7 +35,8 @@ def loading(what: str) -> AbstractContextManager[Any]:
     """For work of unknown length such as importing torch: a spinner with the time elapsed, or a line in a log."""
     if not _stderr.is_terminal:
         return _log_line(what)
-    bar = Bars(SpinnerColumn(), TextColumn('{task.description}'), TimeElapsedColumn(), console=_stderr, transient=True)
+    columns = SpinnerColumn(), TextColumn('{task.description}', markup=False), TimeElapsedColumn()
+    bar = Bars(*columns, console=_stderr, transient=True)
     bar.add_task(what, total=None)
     return bar
 
@@ -62,7 +64,7 @@ def progress_bars(transient: bool = False) -> Iterator[Progress]:
         with _log_lines() as log:
             yield log
         return
-    columns = TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    columns = TextColumn('{task.description}', markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Bars(*columns, console=_stderr, transient=transient) as bars:
         tasks: Dict[str, TaskID] = {}
         reached: Dict[str, int] = {}
@@ -112,7 +114,7 @@ def _log_lines() -> Iterator[Progress]:
     def tell(current: _Step) -> None:
         current.told = time.monotonic()
         with suppress(OSError):  # nobody reads them any more
-            print(current.line(), file=sys.stderr, flush=True)
+            print(printable(current.line()), file=sys.stderr, flush=True)
 
     def update(what: str, done: int, total: Optional[int]) -> None:
         nonlocal step

@@ -29,6 +29,8 @@ def run_app(app: typer.Typer, command: str) -> None:
         command: How it is called; the last word is put before what is said about errors.
     """
     name = command.split()[-1]
+    # print() would take standard output for it, into the middle of JSON.
+    sys.stdout, sys.stderr = (stream or open(os.devnull, 'w') for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):  # a pipe's encoding, on Windows for one, may lack what names are made of
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors='backslashreplace')

@@ -33,6 +33,7 @@ def predict(
     from rsq_backbone.cli._classifying import classify_each, print_classifications
     from rsq_backbone.cli._output import print_path, report_bad_input
     from rsq_backbone.errors import UserError
+    from rsq_backbone.files import is_stream
     from rsq_backbone.images import list_images
     from rsq_backbone.predictions import write_csv
 
@@ -44,7 +45,8 @@ def predict(
     results, bad = classify_each(files, classify)
     if csv is not None:
         write_csv(results, csv)
-        print_path(f'{len(results)} pictures: {csv}')
+        if not is_stream(csv):  # else it may be what standard output goes to
+            print_path(f'{len(results)} pictures: {csv}')
     else:
         print_classifications(results, json)
     report_bad_input(bad)

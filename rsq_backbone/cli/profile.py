@@ -1,4 +1,5 @@
 """rsq profile"""
+import math
 import re
 import sys
 from pathlib import Path
@@ -112,7 +113,9 @@ def profile(
             plan=QUICK if quick else STANDARD, devices=_list('--estimate', estimate, str), seed=seed,
             progress=progress)
     _write(result, json, csv, markdown, html, accuracies, cold, work)
-    budget = (None if budget_ms is None else budget_ms / 1e3, None if budget_mb is None else round(budget_mb * 1e6))
+    budget = (
+        None if budget_ms is None else budget_ms / 1e3,
+        None if budget_mb is None or budget_mb == math.inf else round(budget_mb * 1e6))
     problems = over_budget(result, *budget)
     doubts = [f'cannot tell whether it is within the budget: {line}' for line in undecided(result, *budget)]
     doubts += untrusted(result) if strict else []

@@ -7,7 +7,7 @@ from typing import Dict, List, Optional, Sequence, Set, Tuple
 
 from rsq_backbone.datasets.labelled_images import Collection, LabelledImages
 from rsq_backbone.datasets.parts import TRAINING, VALIDATION, names_of_part
-from rsq_backbone.datasets.passed_over import is_passed_over
+from rsq_backbone.datasets.passed_over import is_passed_over, is_run
 from rsq_backbone.errors import UserError, one_line
 from rsq_backbone.images import IMAGE_SUFFIXES
 from rsq_backbone.printable import UNPRINTABLE, printable
@@ -77,14 +77,19 @@ def _author_split(source: Path, skipped: Skipped) -> Tuple[Tuple[Path, ...], Tup
     val = next((named[name] for name in VALIDATION if name in named and name != 'dev'), None)
     notes: Tuple[str, ...] = ()
     if train is None or val is None:
-        alike = _with_the_same_folders(folders)
-        if not alike:
-            return (), ()
-        named = {folder.name: folder for folder in alike}
+        parts = [_unwrapped(folder) for folder in folders]
+        named = {folder.name: part for folder, part in zip(folders, parts, strict=True)}
         training, validation = (names_of_part(named, words) for words in (TRAINING, VALIDATION))
-        if not training or not validation:
-            first, second, *_ = alike
-            shared = sorted(_folder_names(first) & _folder_names(second))
+        called_parts = bool(training and validation) and bool(
+            _folder_names(named[training[0]]) & _folder_names(named[validation[0]]))
+        alike = _with_the_same_folders(parts)
+        if not alike and not called_parts:
+            return (), ()
+        if not called_parts:
+            first = alike[0]
+            second, shared = next(
+                (other, shared) for other in alike[1:]
+                for shared in [sorted(_folder_names(first) & _folder_names(other))] if len(shared) > 1)
             raise UserError(
                 f'{source}: {first.name}/ and {second.name}/ both hold {shared[0]}/ and {shared[1]}/, as parts of a '
                 'split do. If they are parts, call them train/ and val/, or name one of them alone; if they are '
@@ -92,9 +97,19 @@ def _author_split(source: Path, skipped: Skipped) -> Tuple[Tuple[Path, ...], Tup
         train, val = named[training[0]], named[validation[0]]
         notes = (f'{train.name}/ is taken for training and {val.name}/ for validation: both hold the same folders.',)
     beside[OUTSIDE] = outside
-    beside[f'folders beside {train.name}/ and {val.name}/'] = [f for f in folders if f not in (train, val)]
+    train, val = _unwrapped(train), _unwrapped(val)
+    beside[f'folders beside {train.name}/ and {val.name}/'] = [
+        f for f in folders if _unwrapped(f) not in (train, val)]
     skipped.update(beside)
     return (train, val), notes
+
+
+def _unwrapped(folder: Path) -> Path:
+    """The folder itself, or the one in it that holds everything under the same name, as archives unpack."""
+    folders, outside = _list(folder, defaultdict(list))
+    if len(folders) == 1 and not outside and folders[0].name.lower() == folder.name.lower():
+        return _unwrapped(folders[0])
+    return folder
 
 
 def _with_the_same_folders(folders: Sequence[Path]) -> List[Path]:
@@ -147,7 +162,10 @@ def _list(folder: Path, skipped: Skipped) -> Tuple[List[Path], List[Path]]:
         elif UNPRINTABLE.search(path.name):
             skipped['files and folders with names that are not UTF-8 or hold control characters'].append(path)
         elif os.path.isdir(path):
-            folders.append(path)
+            if is_run(path):
+                skipped['folders of training runs'].append(path)
+            else:
+                folders.append(path)
         elif path.suffix.lower() in IMAGE_SUFFIXES:  # also a broken link, which is to be named once it is opened
             pictures.append(path)
         else:

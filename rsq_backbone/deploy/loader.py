@@ -723,7 +723,8 @@ def _run(options: argparse.Namespace) -> int:
 def _printable(text: object) -> str:
     """Control characters in names, which could rewrite what a terminal shows, as escapes."""
     return re.sub(
-        '[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]', lambda found: ascii(found.group())[1:-1], str(text))
+        '[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]', lambda found: ascii(found.group())[1:-1],
+        str(text))
 
 
 def _positive(text: str) -> int:

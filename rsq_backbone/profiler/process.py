@@ -33,6 +33,11 @@ class WorkerFailed(Exception):
         self.kind = kind
 
 
+_RUN = (
+    'import sys; sys.path[:] = [path for path in sys.path if path]; '
+    'import runpy; runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)')
+
+
 class WorkerProcess:
     """A fresh Python that runs `module`; to be closed, which ends it whatever it does.
 
@@ -44,7 +49,8 @@ class WorkerProcess:
     def __init__(self, module: str, environment: Mapping[str, str]) -> None:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  closed with the process
         self._process = subprocess.Popen(
-            [sys.executable, '-m', module], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr,
+            # As `-m module`, which would also import whatever lies in the working folder under a library's name.
+            [sys.executable, '-c', _RUN, module], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr,
             env={**os.environ, **environment, 'PYTHONUNBUFFERED': '1'}, text=True, encoding='utf-8',
             # Ctrl-C is for the parent, which ends its children itself and keeps what they found.
             start_new_session=True)

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from rsq_backbone.analysis import refusal
 from rsq_backbone.evaluation_mode import in_evaluation_mode
-from rsq_backbone.operations import Operations, count, tensors
+from rsq_backbone.operations import Operations, count, countable, tensors
 from rsq_backbone.profiler.profile import LayerTime, StageWork, Work
 
 __all__ = ['BETWEEN_LAYERS', 'REST', 'layer_times', 'work']
@@ -53,7 +53,7 @@ def work(
     Raises:
         UserError: if the network does not run at this size.
     """
-    with in_evaluation_mode(model), torch.no_grad():
+    with in_evaluation_mode(model), torch.no_grad(), countable():
         try:
             tracer = _trace(model, input_size, others, fake=True)
         except Exception:  # a network's own Python fails in any way on tensors without values

@@ -3,6 +3,7 @@ import csv
 import dataclasses
 import json
 import os
+import re
 import shutil
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,7 +15,7 @@ from filelock import FileLock, Timeout
 from timm.models._hub import save_config_for_hf
 
 from rsq_backbone.datasets.words import same_source
-from rsq_backbone.errors import UserError
+from rsq_backbone.errors import UserError, one_line
 from rsq_backbone.files import sha256_of, whole_file, write_rows, write_text
 from rsq_backbone.images import IMAGE_SUFFIXES
 from rsq_backbone.results import PicturePrediction
@@ -23,6 +24,11 @@ from rsq_backbone.training.faults import one_line_faults
 __all__ = ['RunFolder', 'run_name']
 
 T = TypeVar('T')
+
+# What `whole_file` and the saving of a segmentation network write into before it takes its name.
+_TEMPORARY = re.compile(
+    r'\.(checkpoints|config|confusion|curves|metrics|mistakes|model|overlays|predictions|report|settings|split)'
+    r'-[a-z0-9_]+(\.\w+)?')
 
 
 class RunFolder:
@@ -67,11 +73,10 @@ class RunFolder:
             UserError: if another process is at it.
         """
         made = [] if _is_child() else [folder for folder in (self.path, *self.path.parents) if not _exists(folder)]
-        lock = FileLock(self._lock, blocking=False)
+        lock = FileLock(self._lock, timeout=0)
         try:
             if not _is_child():
-                self.path.mkdir(parents=True, exist_ok=True)
-                lock.acquire()
+                self._acquire(lock)
         except Timeout:
             raise UserError(
                 f'{self.path} exists and is being written by another process; wait for its end, or choose another '
@@ -83,14 +88,24 @@ class RunFolder:
             yield
         finally:
             if lock.is_locked:
-                with suppress(OSError):  # where open files cannot be removed: below
-                    self._lock.unlink()
-                lock.release()
+                # While it is still ours: afterwards it may be another process's. Where open files cannot be removed,
+                # it stays, and does no harm.
                 with suppress(OSError):
                     self._lock.unlink()
+                lock.release()
             with suppress(OSError, ValueError):  # they are no longer empty, or could not be made
                 for folder in made:
                     folder.rmdir()
+
+    def _acquire(self, lock: FileLock) -> None:
+        for attempt in range(5):
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                lock.acquire()
+                return
+            except FileNotFoundError:  # another process has just removed the folder, which it left empty
+                if attempt == 4:
+                    raise
 
     def claim(
             self, settings: Dict[str, Any], resume: bool, overwrite: bool, read: Callable[[Dict[str, Any]], T],
@@ -234,18 +249,23 @@ class RunFolder:
         source = Path(str((self.settings() or {}).get('source', '')))
         folder = source if source.is_dir() else source.parent
         if missing and source.is_absolute() and source.exists():
-            for path in sorted(folder.rglob('*')):
-                if path.suffix.lower() in IMAGE_SUFFIXES:
-                    found.setdefault(_content(path), path)
-                    if missing <= found.keys():
-                        break
+            for path in _images_below(folder):
+                found.setdefault(_content(path), path)
+                if missing <= found.keys():
+                    break
         return [{**row, 'path': str(found[row['sha256']])} for row in rows if row['sha256'] in found]
 
     def _rows(self) -> List[Dict[str, str]]:
         if not self._split.exists():  # a checkpoint that came without its run
             return []
-        with self._split.open(newline='', encoding='utf-8') as file:
-            return list(csv.DictReader(file))
+        try:
+            with self._split.open(newline='', encoding='utf-8') as file:
+                rows = list(csv.DictReader(file))
+        except (OSError, ValueError, csv.Error) as e:
+            raise UserError(f'{self._split} cannot be read ({one_line(e)}); copy the run again.') from e
+        if any(not row.get(key) for row in rows for key in ('path', 'part', 'sha256')):
+            raise UserError(f'{self._split} is damaged (a line is incomplete); copy the run again.')
+        return rows
 
     def save_predictions(self, predictions: Sequence[PicturePrediction]) -> None:
         """predictions.csv: every validation picture with its true and its predicted class."""
@@ -259,7 +279,8 @@ class RunFolder:
 
     def _clean(self) -> None:
         """Remove what only a resumed run would need, and what processes left that were killed while they wrote."""
-        for leftover in (self.checkpoints, *self.path.glob('.*-*')):
+        leftovers = [path for path in self.path.iterdir() if _TEMPORARY.fullmatch(path.name)]
+        for leftover in (self.checkpoints, *leftovers):
             with suppress(OSError):
                 _remove(leftover)
 
@@ -286,12 +307,26 @@ def run_name(source: str, *parts: str, seed: int) -> str:
     return '-'.join([data, *(part.replace('/', '-').replace(':', '-') for part in parts), *seeded])
 
 
+def _images_below(folder: Path) -> Iterator[Path]:
+    """Also behind links, each folder once."""
+    seen = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (Path(place, name) for name in sorted(names) if Path(name).suffix.lower() in IMAGE_SUFFIXES)
+
+
 def _content(path: Path) -> str:
     """SHA-256 of a file; '' if it cannot be read."""
     try:
+        if not path.is_file():  # a pipe would keep its reader waiting
+            return ''
         with path.open('rb') as file:
             return sha256_of(file)
-    except OSError:
+    except (OSError, ValueError):
         return ''
 
 

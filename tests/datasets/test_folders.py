@@ -143,6 +143,31 @@ def test_parts_by_other_names_are_told_by_the_folders_that_they_share(tmp_path, 
     assert f'{train}/ is taken for training and {val}/ for validation: both hold the same folders.' in collection.notes
 
 
+def test_parts_that_an_archive_has_wrapped_in_folders_of_their_own_name_are_unwrapped(tmp_path):
+    make(tmp_path, *(f'seg_{part}/seg_{part}/{name}/1.jpg' for part in ('train', 'test') for name in ('cats', 'dogs')),
+         'seg_pred/seg_pred/7.jpg')
+    collection = load_collection(tmp_path)
+    assert collection.train.classes == ('cats', 'dogs')
+    assert {path.parts[-4] for path in collection.train.paths} == {'seg_train'}
+    assert {path.parts[-4] for path in collection.val.paths} == {'seg_test'}
+    make(tmp_path / 'plain', *(
+        f'{part}/{part}/{name}/1.jpg' for part in ('train', 'val') for name in ('cats', 'dogs')))
+    assert load_collection(tmp_path / 'plain').val.classes == ('cats', 'dogs')
+
+
+def test_parts_by_name_may_share_a_single_class(tmp_path):
+    make(tmp_path, 'training_data/a/1.jpg', 'training_data/b/1.jpg', 'validation_data/a/2.jpg')
+    assert load_collection(tmp_path).val.classes == ('a', 'b')
+
+
+def test_runs_are_no_classes(tmp_path):
+    make(tmp_path, 'cats/1.jpg', 'dogs/1.jpg', 'runs/a/confusion.png', 'runs/a/settings.json', 'runs/a/metrics.json',
+         'runs/b/.lock', 'runs/b/curves.png')
+    collection = load_collection(tmp_path)
+    assert collection.train.classes == ('cats', 'dogs')
+    assert 'Skipped folders of training runs: 2 (first: runs/a).' in collection.notes
+
+
 @pytest.mark.parametrize('parts', [('fold1', 'fold2', 'fold3'), ('left', 'right'), ('train_a', 'train_b')])
 def test_folders_that_may_be_classes_or_parts_are_refused(tmp_path, parts):
     make(tmp_path, *(f'{part}/{name}/1.jpg' for part in parts for name in ('cats', 'dogs')))

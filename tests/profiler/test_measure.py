@@ -73,6 +73,14 @@ def test_a_module_of_several_inputs_is_measured_counted_and_exported():
     assert [layer.name for layer in found.cases[0].layers][:1] == ['conv']
 
 
+def test_nothing_in_the_working_folder_is_imported(tmp_path, monkeypatch):
+    for name in ('psutil', 'yaml', 'numpy'):
+        (tmp_path / f'{name}.py').write_text('raise SystemExit("imported")')
+    monkeypatch.chdir(tmp_path)
+    [result] = profile('test_resnet', threads=[1], plan=PLAN, input_sizes=[64]).cases
+    assert (result.status, result.message) == ('measured', '')
+
+
 def test_memory_of_a_known_size_is_found_within_five_per_cent():
     [result] = profile(Allocates(256), [PICTURE], threads=[1], plan=PLAN).cases
     assert result.status == 'measured'

@@ -43,6 +43,13 @@ def test_attention_is_counted_as_the_matrix_products_that_it_is():
     assert work(model, (3, 224, 224)).macs == counted['conv'] + counted['linear'] + attention
 
 
+def test_attention_of_pytorch_itself_counts_though_it_has_a_fast_path():
+    """Of 10 tokens of width 8: queries, keys, values and output, the scores of two heads, and two layers of 16."""
+    layer = nn.Sequential(nn.Flatten(2), nn.TransformerEncoderLayer(8, 2, 16, batch_first=True))
+    assert work(layer, (10, 2, 4)).macs == 10 * 8 * (4 * 8) + 2 * 10 * 10 * 8 + 2 * 10 * 8 * 16
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
 def test_totals_are_the_papers():
     found = work(build('res_squeezenet'), (3, 227, 227), 'res_squeezenet')
     assert (found.model, found.input_size, found.parameters) == ('res_squeezenet', (3, 227, 227), 10_939_944)
