@@ -278,7 +278,7 @@ def test_the_command_prints_what_it_made_and_what_to_do_next(
     assert 'test_resnet from output/birds/last.pth.tar, epoch 0' in out
     assert '64 x 64 pixels' in out
     assert '3 (ant9, ant10, zebra)' in out
-    assert 'rsq deploy runs/birds --data DATA' in out
+    assert 'rsq deploy runs/birds --data images/' in out
     assert (tmp_path / 'runs' / 'birds' / 'model.safetensors').is_file()
     code, out, _ = rsq('import', 'output/birds', '--output', 'mine', '--json')
     assert code == 0

@@ -183,7 +183,8 @@ def test_a_killed_run_looks_unfinished_and_resumed_ends_as_the_undisturbed_one(
         with safe_open(run / 'model.safetensors', 'pt') as file:
             assert len(file.keys()) > 10
     assert (run / 'checkpoints' / 'last.ckpt').exists() != (moment in NOTHING_TRAINED)
-    if run.exists():  # it takes its name only once everything that could keep it from starting has been tried
+    # It becomes a run only once everything that could keep it from starting has been tried.
+    if (run / 'settings.json').exists():
         with pytest.raises(UserError, match='--resume'):
             finetune(recipe=RECIPES_USED[recipe], **options(source, output))
     else:
