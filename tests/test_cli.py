@@ -211,7 +211,7 @@ def test_demo_needs_no_arguments_and_says_where_its_files_lie(rsq, tmp_path, mon
     assert out.splitlines()[-1].strip() == 'rsq-demo/segmentation/overlays.png'
     with Image.open(tmp_path / 'rsq-demo' / 'segmentation' / 'overlays.png') as picture:
         picture.load()
-    assert 'A U-Net has learned in' in out
+    assert '\nA U-Net has learned in' in out
 
 
 def test_demo_into_a_folder_that_cannot_be_written_is_refused(refused, tmp_path):

@@ -40,8 +40,9 @@ def demo(
         plates = train(
             'unet', unet.build, 'synthetic-food', SegmentationRecipe(epochs=4, crop=128, learning_rate=3e-3),
             output=output, name='segmentation', overwrite=True, progress=bars)
+    stdout.print()
     print_path(
-        f'\nA U-Net has learned in {plates.seconds["total"]:.0f} s, from {plates.data.train_pictures} drawn plates, '
+        f'A U-Net has learned in {plates.seconds["total"]:.0f} s, from {plates.data.train_pictures} drawn plates, '
         f'what is food and what is not. Of {plates.metrics.n} others it gets '
         f'{100 * plates.metrics.pixel_accuracy:.0f} % of the pixels right (mean IoU {plates.metrics.mean_iou:.2f}):')
     print_path(f'  {output / plates.name / "overlays.png"}')
