@@ -6,8 +6,7 @@ __all__ = ['UNPRINTABLE', 'printable']
 # What is not UTF-8, control characters (with which a name could rewrite what a terminal shows) and line ends.
 UNPRINTABLE = re.compile('[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]')
 
-
-# Also what turns the direction of a line, as names in some scripts hold it rightly.
+# Also controls of the direction of writing, which names in some scripts rightly hold.
 _ESCAPED = re.compile(f'{UNPRINTABLE.pattern[:-1]}\u202a-\u202e\u2066-\u2069]')
 
 

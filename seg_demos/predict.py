@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, List, Optional
 
 import typer
 
-from rsq_backbone.cli._running import plain_app, run_app
+from rsq_backbone.cli._running import AllowCode, plain_app, run_app
 
 if TYPE_CHECKING:
     from seg_demos.segmenting import Segmented
@@ -24,9 +24,7 @@ def predict(
             min=96, help='Side of the tiles that larger pictures are cut into, at most; less saves memory.')] = 1024,
         overlap: Annotated[Optional[int], typer.Option(
             min=32, help='Pixels that neighbouring tiles share, by default a quarter; more shows fewer seams.')] = None,
-        allow_code: Annotated[bool, typer.Option(
-            '--allow-code', help='Open an artifact of the target torch-export, which can run any code of its maker.',
-        )] = False,
+        allow_code: AllowCode = False,
         json: Annotated[bool, typer.Option('--json', help='Print JSON instead of a list.')] = False,
 ) -> None:
     """Segment pictures and videos of any size with a network that you trained.

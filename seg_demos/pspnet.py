@@ -2,7 +2,7 @@
 
 Examples:
 
-    python -m seg_demos.pspnet   (drawn plates of food, no network needed)
+    python -m seg_demos.pspnet   (drawn plates of food, works offline)
 
     python -m seg_demos.pspnet DATA --epochs 20
 

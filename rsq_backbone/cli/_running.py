@@ -2,14 +2,18 @@
 import io
 import os
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from rsq_backbone.errors import UserError, one_line
 from rsq_backbone.printable import printable
 
-__all__ = ['plain_app', 'run_app']
+__all__ = ['AllowCode', 'plain_app', 'run_app']
+
+# The option of all commands that open artifacts.
+AllowCode = Annotated[bool, typer.Option(
+    '--allow-code', help='Open an artifact of the target torch-export, which can run any code of its maker.')]
 
 
 def plain_app(**settings: Any) -> typer.Typer:

@@ -4,6 +4,8 @@ from typing import Annotated, Optional
 
 import typer
 
+from rsq_backbone.cli._running import AllowCode
+
 
 def evaluate(
         run: Annotated[Path, typer.Argument(
@@ -13,9 +15,7 @@ def evaluate(
             'train/ and val/ (val/ is used), or a CSV file with columns path,label.')],
         include_training: Annotated[bool, typer.Option(
             '--include-training', help='Keep the pictures that the model learned from; they flatter it.')] = False,
-        allow_code: Annotated[bool, typer.Option(
-            '--allow-code', help='Open an artifact of the target torch-export, which can run any code of its maker.',
-        )] = False,
+        allow_code: AllowCode = False,
         output: Annotated[Optional[Path], typer.Option(
             help='Folder for confusion.png, mistakes.png and evaluation.json.')] = None,
         json: Annotated[bool, typer.Option('--json', help='Print JSON instead of the table.')] = False,

@@ -47,7 +47,7 @@ def finetune(
 
     Examples:
 
-        rsq finetune synthetic   (nine drawn food classes, no network needed)
+        rsq finetune synthetic   (nine drawn food classes, works offline)
 
         rsq finetune photos/   (photos/cat/*.jpg, photos/dog/*.jpg, ...)
 

@@ -36,8 +36,6 @@ def import_checkpoint(
         rsq import training/last.pth.tar --use-ema --output runs/birds
 
         rsq import weights.pth --model resnet18 --classes names.txt
-
-        rsq import weights.pth --model resnet18 --classes names.txt
     """
     from rsq_backbone.cli._output import print_json
     from rsq_backbone.cli._progress import loading

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Callable, List, Optional
 
 import typer
 
+from rsq_backbone.cli._running import AllowCode
+
 if TYPE_CHECKING:
     from rsq_backbone.predictions import Classification
 
@@ -15,9 +17,7 @@ def predict(
         photos: Annotated[List[Path], typer.Argument(metavar='PHOTO', help='Pictures, or folders of pictures.')],
         topk: Annotated[int, typer.Option(min=1, help='How many classes to give for each picture.')] = 1,
         csv: Annotated[Optional[Path], typer.Option(help='Write a CSV file: path, rank, class, probability.')] = None,
-        allow_code: Annotated[bool, typer.Option(
-            '--allow-code', help='Open an artifact of the target torch-export, which can run any code of its maker.',
-        )] = False,
+        allow_code: AllowCode = False,
         json: Annotated[bool, typer.Option('--json', help='Print JSON instead of tables.')] = False,
 ) -> None:
     """Name the class of pictures with a classifier that you trained.

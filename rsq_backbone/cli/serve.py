@@ -5,6 +5,8 @@ from typing import Annotated, Optional
 
 import typer
 
+from rsq_backbone.cli._running import AllowCode
+
 
 def serve(
         artifact: Annotated[Path, typer.Argument(metavar='ARTIFACT', help='Folder of rsq deploy.')],
@@ -15,9 +17,7 @@ def serve(
             min=1, max=1024, help='For the network. By default as many as there are cores.')] = None,
         queue: Annotated[int, typer.Option(min=0, help='Pictures that may wait; more are answered by 503.')] = 8,
         max_mb: Annotated[float, typer.Option(min=0.001, help="Of a picture's file; more is answered by 413.")] = 20,
-        allow_code: Annotated[bool, typer.Option(
-            '--allow-code', help='Open an artifact of the target torch-export, which can run any code of its maker.',
-        )] = False,
+        allow_code: AllowCode = False,
 ) -> None:
     """Open a web page that says what is in a picture, and the same for programs.
 
